@@ -1,0 +1,115 @@
+"""Read the YAML files that people declare things in, strictly: one noun a file, the file's name is its id.
+
+Example: `suite/models/smollm2-135m-instruct-q4wheel.yaml` holds one `declared.Model` with that id.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from jouleboard import paths, store
+from jouleboard.declared import Hardware, Model, Noun, Plan, Task
+from jouleboard.errors import DataFileError, PlanError
+
+MAX_YAML_BYTES = 256 * 1024
+N = TypeVar("N", bound=Noun)
+
+
+class _StrictLoader(yaml.CSafeLoader):
+    """YAML without duplicate keys and tags: a data file needs neither, and each can hide something."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
+        keys = [key.value for key, _ in node.value]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.YAMLError(f"the key {twice[0]!r} occurs twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, noun: type[N]) -> N:
+    """Read one YAML file into a noun.
+
+    Raises:
+        DataFileError: naming the file, the field and the remedy.
+    """
+    if path.is_file() and path.stat().st_size > MAX_YAML_BYTES:
+        raise DataFileError(f"larger than {MAX_YAML_BYTES} bytes", file=path, remedy="keep data out of this file")
+    try:
+        text = path.read_text(encoding="utf-8")
+        # An alias can make a small file as large as the memory.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.CSafeLoader)):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a safe loader
+    except OSError as error:
+        raise DataFileError(f"cannot be read ({error.strerror})", file=path) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        flat = " ".join(str(error).split())
+        raise DataFileError(f"not valid YAML: {flat}", file=path, remedy="mend the file's syntax") from None
+    try:
+        found = msgspec.convert(value, noun)
+    except msgspec.ValidationError as error:
+        message, field = store.split_path(str(error))
+        remedy = f"see `jouleboard.declared.{noun.__name__}` for the fields and what each means"
+        raise DataFileError(message, file=path, field=field.strip() or None, remedy=remedy) from None
+    ident = getattr(found, "id", path.stem)
+    if ident != path.stem:
+        raise DataFileError(f"is {ident!r}, the file's name says {path.stem!r}", file=path, field="id",
+                            remedy="give both the same name")
+    return found
+
+
+@cache
+def load_all(folder: Path, noun: type[N]) -> dict[str, N]:
+    """Read every YAML file of a folder, by id."""
+    return {path.stem: read_yaml(path, noun) for path in sorted(folder.glob("*.yaml"))}
+
+
+def load(kind: str, ident: str, noun: type[N]) -> N:
+    """Read the data file of one id.
+
+    Args:
+        kind: `models`, `tasks`, `hardware`, `plans` or `recipes`.
+        ident: the id, which is the file's name without `.yaml`.
+        noun: the class to read it into.
+
+    Raises:
+        PlanError: there is no such file; the nearest names are given.
+    """
+    folder = paths.data_folder(kind)
+    path = folder / f"{ident}.yaml"
+    if path.is_file() and path.parent == folder:
+        return read_yaml(path, noun)
+    known = sorted(entry.stem for entry in folder.glob("*.yaml"))
+    near = difflib.get_close_matches(ident, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
+    raise PlanError(f"there is no {kind.rstrip('s')} {ident!r}", file=folder, remedy=hint)
+
+
+def model(ident: str) -> Model:
+    """Read `suite/models/<ident>.yaml`."""
+    return load("models", ident, Model)
+
+
+def task(ident: str) -> Task:
+    """Read `tasks/<ident>.yaml`."""
+    return load("tasks", ident, Task)
+
+
+def hardware(ident: str) -> Hardware:
+    """Read `hardware/<ident>.yaml`."""
+    return load("hardware", ident, Hardware)
+
+
+def plan(ident: str) -> Plan:
+    """Read `suite/plans/<ident>.yaml`, or the YAML file at a path."""
+    path = Path(ident)
+    if path.suffix in {".yaml", ".yml"}:
+        return read_yaml(path, Plan)
+    return load("plans", ident, Plan)

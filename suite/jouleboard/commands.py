@@ -1,0 +1,140 @@
+"""What `run`, `check` and `build` do, in the order a reader of the terminal sees it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from jouleboard import catalogue, hardware, paths, plan
+from jouleboard.declared import Plan, PlanTask
+from jouleboard.errors import PlanError
+from jouleboard.plan import Family
+from jouleboard.progress import Display
+from jouleboard.runfolder import Progressed
+
+DEFAULT_PLAN = "quick"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """The words of `jouleboard run`."""
+
+    plan: str | None
+    model: str | None
+    recipes: tuple[str, ...]
+    tasks: tuple[str, ...]
+    limit: int | None
+    hardware: str | None
+    out: Path | None
+    dry_run: bool
+
+
+def run(options: RunOptions) -> int:
+    """Run a plan; exit code 1 when a variant failed."""
+    from jouleboard import run as runner  # noqa: PLC0415 - scipy-sized imports only when something runs
+
+    chosen = adapt(catalogue.plan(options.plan or DEFAULT_PLAN), options)
+    profile = hardware.resolve(options.hardware)
+    families = plan.families(chosen, profile)
+    out = options.out or Path("runs") / chosen.id
+    display = Display()
+    print(describe(chosen, families, out))
+    if options.dry_run:
+        return 0
+    results: list[Progressed] = []
+    try:
+        for family in families:
+            results += runner.run_family(family, out, display)
+    finally:
+        if display.phases:
+            print(display.times(), file=sys.stderr)
+    failed = [state for state in results if state.failure is not None]
+    for state in failed:
+        print(f"failed: {state.recipe.id}: {state.failure.reason if state.failure else ''}")
+    print(f"{len(results) - len(failed)} of {len(results)} variants are complete in {out}")
+    print(f"next: jouleboard check {out} && jouleboard build --reports {out} --out _site")
+    return 1 if failed else 0
+
+
+def adapt(chosen: Plan, options: RunOptions) -> Plan:
+    """Apply `--model`, `--recipe`, `--tasks` and `--limit` to a plan."""
+    if options.model is not None:
+        chosen = msgspec.structs.replace(chosen, models=(options.model,))
+    if options.recipes:
+        names = tuple(dict.fromkeys((chosen.base, *options.recipes)))
+        chosen = msgspec.structs.replace(chosen, recipes=names)
+    if options.tasks:
+        rows = tuple(PlanTask(task=name) for name in dict.fromkeys(options.tasks))
+        chosen = msgspec.structs.replace(chosen, tasks=rows)
+    if options.plan is None and (options.model or options.recipes or options.tasks):
+        chosen = msgspec.structs.replace(chosen, id="custom", title="Chosen on the command line")
+    return plan.limited(chosen, options.limit)
+
+
+def describe(chosen: Plan, families: Sequence[Family], out: Path) -> str:
+    """Say what is going to be run."""
+    first = families[0]
+    energy = chosen.energy
+    tasks = ", ".join(f"{row.task} ({row.limit or 'all'})" for row in chosen.tasks)
+    lines = [
+        f"plan      {chosen.id}: {chosen.title}",
+        f"models    {', '.join(chosen.models)}",
+        f"variants  {', '.join(recipe.id for recipe in first.recipes)} (base: {chosen.base})",
+        f"tasks     {tasks}",
+        f"hardware  {first.hardware.id}: energy method {first.hardware.method}"
+        + (", no sensor: CPU-seconds are measured, joules estimated" if first.hardware.method == "model" else ""),
+        f"energy    {energy.trials} trials of about {energy.replay_tokens} tokens a variant, {chosen.threads} thread(s)",
+        f"folder    {out}",
+    ]
+    if chosen.provisional:
+        lines.append(f"note      figures are provisional: {chosen.provisional}")
+    return "\n".join(lines)
+
+
+def check(where: Sequence[Path], *, as_json: bool) -> int:
+    """Check data files and reports; exit code 1 when anything is wrong."""
+    from jouleboard import check as checker  # noqa: PLC0415
+
+    for path in where:
+        if not path.exists():
+            raise PlanError("does not exist", file=path, remedy="name a report, an entry or a folder of entries")
+    found = checker.check_paths(where) if where else checker.check_all(_default_reports())
+    if as_json:
+        print(json.dumps({"checked": found.checked, "problems": msgspec.to_builtins(found.problems)}, indent=1))
+    else:
+        for problem in found.problems:
+            print(checker.render(problem))
+        print(f"{found.checked} files and entries checked, {len(found.problems)} problem(s)")
+    if where and not found.checked:
+        raise PlanError("holds no report.json", file=where[0], remedy="name a folder that `jouleboard run` wrote")
+    return 1 if found.problems else 0
+
+
+def build(reports: Path | None, out: Path) -> int:
+    """Build the site from every report that passes the check."""
+    from jouleboard import check as checker  # noqa: PLC0415
+    from jouleboard import publish, rank  # noqa: PLC0415
+
+    root = reports or _default_reports()
+    if not root.is_dir():
+        raise PlanError("does not exist", file=root, field="--reports", remedy="name a folder of reports")
+    loaded = checker.load_entries(root)
+    for problem in loaded.problems:
+        print(checker.render(problem), file=sys.stderr)
+    boards = rank.boards(loaded.entries)
+    folders = {entry.name: entry.folder for entry in loaded.entries}
+    refused = sorted({problem.file for problem in loaded.problems})
+    pages = publish.publish(boards, out, folders=folders, problems=refused)
+    print(f"{len(loaded.entries)} entries on {len(boards)} board(s), {len(pages)} pages; {len(refused)} file(s) refused")
+    print(f"open {out / 'index.html'}")
+    return 1 if loaded.problems else 0
+
+
+def _default_reports() -> Path:
+    root = paths.checkout()
+    return (root or Path()) / "reports"

@@ -1,0 +1,81 @@
+"""What is declared, and what is in the cache, as lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jouleboard import catalogue, hardware, paths, recipes, sources
+from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, Noun, PackageSource, Plan, Task
+from jouleboard.errors import PlanError
+from jouleboard.recipes import Recipe
+
+
+def _origin(source: object) -> str:
+    if isinstance(source, HubSource):
+        return "needs the hub"
+    if isinstance(source, PackageSource):
+        return f"offline, from the package {source.package}"
+    return "offline, generated" if isinstance(source, GeneratedSource) else "from a path"
+
+
+def _model(model: Model) -> str:
+    return f"{model.title} | {_origin(model.source)} | {model.licence}"
+
+
+def _recipe(recipe: Recipe) -> str:
+    return f"{recipe.title} | steps: {', '.join(str(type(step).__struct_config__.tag) for step in recipe.steps) or 'none'}"
+
+
+def _task(task: Task) -> str:
+    return f"{task.title} | {task.kind}, {task.primary_metric} | {_origin(task.source)} | {task.licence}"
+
+
+def _hardware(profile: Hardware) -> str:
+    wrong = hardware.mismatch(profile)
+    return f"{profile.title} | method {profile.method} | {'fits this machine' if wrong is None else 'not this machine'}"
+
+
+def _plan(plan: Plan) -> str:
+    return f"{plan.title} | {len(plan.models)} model(s), {len(plan.recipes)} recipes, {len(plan.tasks)} tasks"
+
+
+KINDS: dict[str, tuple[type[Noun], Callable[[Any], str]]] = {
+    "models": (Model, _model),
+    "recipes": (recipes.Recipe, _recipe),
+    "tasks": (Task, _task),
+    "hardware": (Hardware, _hardware),
+    "plans": (Plan, _plan),
+}
+
+
+def show(kind: str) -> int:
+    """Print one line for each declared thing of a kind."""
+    noun, line = KINDS[kind]
+    for ident, found in catalogue.load_all(paths.data_folder(kind), noun).items():
+        print(f"{ident:<32} {line(found)}")
+    return 0
+
+
+def show_one(kind: str, ident: str | None) -> int:
+    """Print one declared thing as it stands in its file, after checking that it reads well."""
+    if ident is None:
+        raise PlanError("which one?", field="show", remedy=f"jouleboard {kind} list names them")
+    catalogue.load(kind, ident, KINDS[kind][0])
+    print((paths.data_folder(kind) / f"{ident}.yaml").read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def cache() -> int:
+    """Print what the cache holds."""
+    held = sources.cached()
+    for name, size in held:
+        print(f"{size / 1e6:10.1f} MB  {name}")
+    print(f"{sum(size for _, size in held) / 1e6:10.1f} MB in {paths.cache_folder()}")
+    return 0
+
+
+def clear_cache() -> int:
+    """Delete the cache."""
+    print(f"{sources.clear() / 1e6:.1f} MB freed in {paths.cache_folder()}")
+    return 0

@@ -1,0 +1,47 @@
+"""CPU time of another process and its children, to the nanosecond where the kernel gives it."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import psutil
+
+CPUCLOCK_SCHED = 2
+"""Linux: the scheduler's own count of a process's run time (include/linux/posix-timers.h)."""
+
+
+# A plain string keeps type checkers from judging the other branch unreachable.
+_PLATFORM: str = sys.platform
+ON_LINUX = _PLATFORM == "linux"
+
+
+class ProcessClock:
+    """Reads user + system time of a process tree. Its own cost is some tens of microseconds a reading."""
+
+    def __init__(self, pid: int) -> None:
+        """Name the root of the tree."""
+        self._process = psutil.Process(pid)
+
+    def cpu_s(self) -> float:
+        """Return seconds of CPU time used so far by the process and its living descendants."""
+        total = _process_cpu_s(self._process)
+        for child in self._process.children(recursive=True):
+            try:
+                total += _process_cpu_s(child)
+            except psutil.NoSuchProcess:
+                # It ended between being listed and being read; Linux then counts it in the parent's children times,
+                # which no worker of ours relies on.
+                continue
+        return total
+
+
+def _process_cpu_s(process: psutil.Process) -> float:
+    if ON_LINUX:
+        try:
+            # The clock id of another process's CPU clock, as clock_getcpuclockid(3) builds it.
+            return time.clock_gettime((~process.pid << 3) | CPUCLOCK_SCHED)
+        except OSError:
+            raise psutil.NoSuchProcess(process.pid) from None
+    times = process.cpu_times()
+    return float(times.user + times.system)

@@ -1,0 +1,45 @@
+"""Where the data folders and the cache are: the copy inside the installed package when there is one, else the checkout.
+
+The wheel carries `tasks/`, `hardware/`, `suite/{models,recipes,plans}` and `site/` as `jouleboard/_data/...`
+(hatch `force-include`); in a checkout or an editable install they lie two levels above this file.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+_PACKAGE = Path(__file__).resolve().parent
+_FOLDERS = {
+    "models": "suite/models",
+    "recipes": "suite/recipes",
+    "plans": "suite/plans",
+    "tasks": "tasks",
+    "hardware": "hardware",
+    "site": "site",
+}
+
+
+def data_folder(name: str, *, package: Path = _PACKAGE) -> Path:
+    """Return the folder of one kind of data file (`models`, `recipes`, `plans`, `tasks`, `hardware`, `site`).
+
+    Args:
+        name: a key of the kinds above.
+        package: the folder of the import package; only tests pass another one.
+    """
+    packaged = package / "_data" / _FOLDERS[name]
+    return packaged if packaged.is_dir() else package.parents[1] / _FOLDERS[name]
+
+
+def checkout(*, package: Path = _PACKAGE) -> Path | None:
+    """Return the root of the checkout that this code runs from, or None when it was installed from a wheel."""
+    root = package.parents[1]
+    return root if (root / "pyproject.toml").is_file() and (root / "suite").is_dir() else None
+
+
+def cache_folder() -> Path:
+    """Return the cache: `$JOULEBOARD_CACHE`, else the platform's cache folder (`~/.cache/jouleboard` on Linux)."""
+    override = os.environ.get("JOULEBOARD_CACHE")
+    return Path(override).expanduser().resolve() if override else Path(platformdirs.user_cache_dir("jouleboard"))

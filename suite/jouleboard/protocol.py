@@ -1,0 +1,140 @@
+"""What the run driver and a worker process say to each other: one JSON object a line, over two pipes.
+
+The driver never imports torch; a worker computes and nothing else. Every request gets progress messages and then exactly
+one reply: the one named beside it, or `Failed`. For measured work the reply comes in two steps: `Ready`, then, after the
+driver has opened its window and sent `Go`, the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jouleboard.declared import Model, Noun, Task
+from jouleboard.records import Engine, Realised, TaskResult
+
+
+class Convert(Noun, tag=True, frozen=True, kw_only=True):
+    """Make dense safetensors of a GGUF file. Reply: `Converted`."""
+
+    model: Model
+    source: str
+    target: str
+
+
+class Fingerprint(Noun, tag=True, frozen=True, kw_only=True):
+    """Compute the fingerprint of dense weights in a folder. Reply: `Converted`."""
+
+    model: Model
+    folder: str
+
+
+class Converted(Noun, tag=True, frozen=True, kw_only=True):
+    """The fingerprint of the dense weights."""
+
+    weights_sha256: str
+
+
+class Build(Noun, tag=True, frozen=True, kw_only=True):
+    """Load the base's weights and apply a recipe. Replies: `Ready`, then `Built`."""
+
+    model: Model
+    folder: str
+    recipe: dict[str, Any]
+    calibration: str
+    threads: int
+    batch_size: int
+    device: str
+
+
+class Built(Noun, tag=True, frozen=True, kw_only=True):
+    """A variant is in memory."""
+
+    realised: Realised
+    engine: Engine
+    steps: tuple[dict[str, Any], ...]
+    torch_cpu_capability: str
+
+
+class Evaluate(Noun, tag=True, frozen=True, kw_only=True):
+    """Score one task's items. Replies: `Ready`, then `Evaluated`."""
+
+    task: Task
+    documents: str
+    data_sha256: str
+    unparsed: int
+    limit: int | None
+    seed: int
+    withheld: str | None
+    items: str
+    """File to write the items to, JSON lines."""
+    batches: str
+    """File to write the recorded batches to, JSON."""
+
+
+class Evaluated(Noun, tag=True, frozen=True, kw_only=True):
+    """A task's result; its times are filled in by the driver."""
+
+    result: TaskResult
+
+
+class Replay(Noun, tag=True, frozen=True, kw_only=True):
+    """Compute recorded batches again. Replies: `Ready`, then `Replayed`."""
+
+    batches: str
+    """File of batches, JSON: a list of lists of `records.ReplayRow`."""
+    warmup_tokens: int
+
+
+class Replayed(Noun, tag=True, frozen=True, kw_only=True):
+    """A replay is done and the device is idle again."""
+
+    output_sha256: str
+
+
+class Probe(Noun, tag=True, frozen=True, kw_only=True):
+    """Prefill or decode at one batch size. Replies: `Ready` (after one unmeasured pass), then `Probed`."""
+
+    kind: str
+    batch: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+class Probed(Noun, tag=True, frozen=True, kw_only=True):
+    """A probe is done and the device is idle again."""
+
+
+class Memory(Noun, tag=True, frozen=True, kw_only=True):
+    """Ask for the peak memory since the variant was built. Reply: `MemoryRead`."""
+
+
+class MemoryRead(Noun, tag=True, frozen=True, kw_only=True):
+    """Peak bytes: resident set of the worker on a CPU, allocated on the device on a GPU."""
+
+    peak_memory_bytes: int
+
+
+class Go(Noun, tag=True, frozen=True, kw_only=True):
+    """The window is open: begin."""
+
+
+class Ready(Noun, tag=True, frozen=True, kw_only=True):
+    """Everything is prepared; work begins at `Go`."""
+
+
+class Progress(Noun, tag=True, frozen=True, kw_only=True):
+    """Some of the work is done, in the unit that `of` counts."""
+
+    done: int
+    of: int
+
+
+class Failed(Noun, tag=True, frozen=True, kw_only=True):
+    """The request could not be carried out."""
+
+    reason: str
+    remedy: str | None
+
+
+Request = Convert | Fingerprint | Build | Evaluate | Replay | Probe | Memory | Go
+Reply = Converted | Built | Evaluated | Replayed | Probed | MemoryRead | Ready | Progress | Failed

@@ -1,0 +1,78 @@
+"""Recipes: ordered compression steps, one file a technique, all of them listed in `TECHNIQUES`.
+
+Example (`suite/recipes/int8-weight-only.yaml`)::
+
+    id: int8-weight-only
+    title: int8 weights, bf16 arithmetic (torchao)
+    dtype: bfloat16
+    steps:
+      - step: torchao-int8-weight-only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from jouleboard import catalogue
+from jouleboard.declared import Id, Noun
+from jouleboard.recipes.bitsandbytes import Nf4
+from jouleboard.recipes.depth import DropLayers
+from jouleboard.recipes.interface import Context, Technique
+from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers
+
+TECHNIQUES: dict[str, type[Step]] = {
+    "torchao-int8-weight-only": Int8WeightOnly,
+    "torchao-int4-weight-only": Int4WeightOnly,
+    "bitsandbytes-nf4": Nf4,
+    "drop-layers": DropLayers,
+}
+
+
+class Recipe(Noun, frozen=True, kw_only=True):
+    """An ordered list of steps that turns a base model into a variant; no steps: the base itself."""
+
+    id: Id
+    title: str
+    description: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    """Arithmetic of everything that the steps leave dense."""
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def weight_bits(self) -> int | None:
+        """Bits a weight of the coarsest quantiser among the steps, or None where nothing is quantised."""
+        bits = [step.weight_bits for step in self.steps if step.weight_bits is not None]
+        return min(bits) if bits else None
+
+
+def load(ident: str) -> Recipe:
+    """Read `suite/recipes/<ident>.yaml`."""
+    return catalogue.load("recipes", ident, Recipe)
+
+
+def check(recipe: Recipe) -> None:
+    """Raise a `RecipeError` where a step cannot run on this machine, before anything is loaded."""
+    for step in recipe.steps:
+        step.check()
+
+
+def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) -> list[dict[str, Any]]:
+    """Apply the steps in order to a live dense model, in place.
+
+    Args:
+        model: dense causal language model, on its device, in the recipe's dtype.
+        steps: as the recipe declares them.
+        context: what steps may need besides the model, such as calibration text.
+
+    Returns:
+        Each step as declared, with what it found out.
+    """
+    return [msgspec.to_builtins(step) | step.apply(model, context) for step in steps]

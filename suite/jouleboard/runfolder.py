@@ -1,0 +1,246 @@
+"""A run's folder: one folder a variant in the shape of a published entry, and what is needed to go on after a stop.
+
+Layout::
+
+    OUT/<model>/<recipe>/report.json, items.jsonl.gz, trace.csv.gz     the entry, whole at any moment
+    OUT/.work/<model>/<recipe>/<task>.items.jsonl, .batches.json       working files
+    OUT/.work/<model>/logs/<recipe>.log                                what the worker printed
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from jouleboard import environment, plan, protocol, scores, store
+from jouleboard.errors import DataFileError, PlanError
+from jouleboard.plan import Family
+from jouleboard.recipes import Recipe
+from jouleboard.records import (
+    RULES_VERSION,
+    Build,
+    Engine,
+    Failure,
+    Item,
+    Probe,
+    Report,
+    TaskResult,
+    Trial,
+    Window,
+)
+
+TRACE_HEADER = b"order,elapsed_s,cpu_s,power_w"
+
+
+@dataclass(slots=True, kw_only=True)
+class Progressed:
+    """What one variant has so far; grows while the run goes on."""
+
+    recipe: Recipe
+    results: list[TaskResult] = field(default_factory=list)
+    quality_done: bool = False
+    complete: bool = False
+    built: protocol.Built | None = None
+    build_window: Window | None = None
+    weights_sha256: str | None = None
+    trials: list[Trial] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    trace: list[bytes] = field(default_factory=list)
+    peak_memory_bytes: int | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkFiles:
+    """Working files of one task of one variant."""
+
+    items: Path
+    batches: Path
+
+
+class RunFolder:
+    """Reads what a folder holds and writes entries into it."""
+
+    def __init__(self, root: Path, family: Family) -> None:
+        """Name the folder; nothing is written yet."""
+        self.root = root
+        self._family = family
+        self._work = root / ".work" / family.model.id
+        self.logs = self._work / "logs"
+
+    def entry(self, recipe: Recipe) -> Path:
+        """Return the folder of a variant's entry."""
+        return self.root / self._family.model.id / recipe.id
+
+    def work_files(self, recipe: Recipe, task: str) -> WorkFiles:
+        """Return the working files of one task of one variant."""
+        folder = self._work / recipe.id
+        return WorkFiles(items=folder / f"{task}.items.jsonl", batches=folder / f"{task}.batches.json")
+
+    @property
+    def replay_file(self) -> Path:
+        """The batches that every variant's energy trials compute."""
+        return self._work / "replay.json"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder alone; the kernel gives the lock back when the process ends, however it ends."""
+        try:
+            self._work.mkdir(parents=True, exist_ok=True)
+            file = (self._work / "lock").open("w")
+        except OSError as error:
+            raise PlanError(f"cannot be written ({error.strerror})", file=self.root, field="--out",
+                            remedy="name a folder that you may write to") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise PlanError("another `jouleboard run` works in this folder", file=self.root, field="--out",
+                                remedy="wait for it, or name another folder") from None
+            yield
+
+    def existing(self) -> dict[str, Progressed]:
+        """Return what each variant has of this very configuration.
+
+        Raises:
+            PlanError: the folder holds a run of another configuration; the differing fields are named.
+        """
+        found = {}
+        for recipe in self._family.recipes:
+            found[recipe.id] = self._existing(recipe)
+        base = self._family.base
+        if not all(self.work_files(base, row.task.id).batches.is_file() for row in self._family.tasks) and any(
+            not state.complete for state in found.values()
+        ):
+            # The recorded batches are what the energy trials compute.
+            found[base.id] = Progressed(recipe=base)
+        return found
+
+    def _existing(self, recipe: Recipe) -> Progressed:
+        state = Progressed(recipe=recipe)
+        wanted = plan.configuration(self._family, recipe)
+        note = self._work / recipe.id / "configuration.json"
+        if note.is_file():
+            self._require_same(wanted, note)
+        else:
+            store.write_atomic(note, store.canonical(wanted))
+        path = self.entry(recipe) / store.REPORT
+        if not path.is_file():
+            return state
+        report = store.read_report(path)
+        if report.configuration_sha256 != store.digest(wanted):
+            raise PlanError("holds an entry of another configuration", file=path, field="configuration_sha256",
+                            remedy="name another folder with --out, or delete this one")
+        if report.status == "failed" or store.report_digest(report) != report.digest:
+            return state
+        self._restore_items(recipe, report)
+        state.results = list(report.tasks)
+        state.quality_done = True
+        state.complete = report.status == "complete"
+        return state
+
+    def _restore_items(self, recipe: Recipe, report: Report) -> None:
+        """Check the stored items before they are used again, and lay them out as working files where missing."""
+        folder = self.entry(recipe)
+        items = store.read_items(folder)
+        for item in items:
+            if item.digest != store.item_digest(item):
+                raise DataFileError("the item was changed after it was measured", file=folder / store.ITEMS,
+                                    field=f"{item.task} item {item.item}", remedy="delete the entry and run again")
+        for result in report.tasks:
+            target = self.work_files(recipe, result.task).items
+            if not target.is_file():
+                lines = [store.canonical(item) + b"\n" for item in items if item.task == result.task]
+                store.write_atomic(target, b"".join(lines))
+
+    def _require_same(self, wanted: dict[str, Any], note: Path) -> None:
+        try:
+            held = json.loads(note.read_bytes())
+        except ValueError:
+            held = {}
+        # Through JSON and back, so that tuples and lists compare equal.
+        now = json.loads(store.canonical(wanted))
+        changed = sorted(key for key in now.keys() | held.keys() if now.get(key) != held.get(key))
+        if changed:
+            raise PlanError(f"holds a run with another configuration; these differ: {', '.join(changed)}",
+                            file=self.root, field="--out",
+                            remedy="name another folder with --out, or delete this one to measure anew")
+
+    def write(self, state: Progressed, idle: Sequence[Window]) -> None:
+        """Write a variant's entry: raw records first, the report last."""
+        folder = self.entry(state.recipe)
+        files = {store.ITEMS: store.write_items(folder, self._items(state)),
+                 store.TRACE: store.write_lines(folder / store.TRACE, [TRACE_HEADER, *state.trace])}
+        report = msgspec.structs.replace(self._report(state, idle), files=files)
+        store.write_report(folder, report)
+
+    def _items(self, state: Progressed) -> Iterator[Item]:
+        for result in state.results:
+            path = self.work_files(state.recipe, result.task).items
+            for line in path.read_bytes().splitlines():
+                yield msgspec.json.decode(line, type=Item)
+
+    def _report(self, state: Progressed, idle: Sequence[Window]) -> Report:
+        family, recipe = self._family, state.recipe
+        built = state.built
+        model, hardware = family.model, family.hardware
+        return Report(
+            format="jouleboard-report", format_version=1, rules_version=RULES_VERSION, status=_status(state),
+            created_utc=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), plan=family.plan.id,
+            configuration_sha256=plan.configuration_sha256(family, recipe), provisional=family.plan.provisional,
+            model=model.id, model_title=model.title, model_source=msgspec.to_builtins(model.source),
+            model_licence=model.licence, model_weights_sha256=state.weights_sha256,
+            prior_quantisation=None if model.prior_quantisation is None else model.prior_quantisation.scheme,
+            recipe=recipe.id, recipe_title=recipe.title, recipe_sha256=store.digest(recipe),
+            is_base=recipe.id == family.base.id, base=family.base.id,
+            hardware=hardware.id, hardware_title=hardware.title, hardware_sha256=store.digest(hardware),
+            method=hardware.method, boundary=hardware.boundary,
+            environment=environment.describe(hardware, built.torch_cpu_capability if built else None),
+            engine=built.engine if built else _unbuilt(family, recipe),
+            build=_build(state), realised=built.realised if built else None,
+            tasks=tuple(state.results), trials=tuple(state.trials), probes=tuple(state.probes), idle=tuple(idle),
+            peak_memory_bytes=state.peak_memory_bytes, gates=(), failure=state.failure, files={}, digest="0" * 64,
+        )
+
+
+def _status(state: Progressed) -> Literal["complete", "quality-only", "failed"]:
+    if state.failure is not None:
+        return "failed"
+    return "complete" if state.complete else "quality-only"
+
+
+def _unbuilt(family: Family, recipe: Recipe) -> Engine:
+    """Name the engine of a variant that never came to be."""
+    return Engine(name="transformers", version=plan.versions().get("transformers", "not installed"), device="none",
+                  threads=family.plan.threads, batch_size=family.plan.batch_size, dtype=recipe.dtype,
+                  softmax_dtype="float32", attention="none")
+
+
+def _build(state: Progressed) -> Build | None:
+    if state.built is None or state.build_window is None:
+        return None
+    window = state.build_window
+    return Build(duration_s=window.duration_s, cpu_s=window.cpu_s, energy=window.energy, steps=state.built.steps,
+                 calibration="tasks/data/calibration.txt" if state.built.steps else None)
+
+
+def summary(results: Sequence[TaskResult]) -> str:
+    """Return a variant's scores in one line for the terminal."""
+    parts = []
+    for result in results:
+        score = result.scores[result.primary_metric]
+        if score is None:
+            parts.append(f"{result.task} withheld ({result.withheld})")
+            continue
+        low, high = scores.interval(score, result.primary_metric)
+        mark = "" if result.above_chance else ", no signal"
+        parts.append(f"{result.task} {score.value:.3f} [{low:.3f}, {high:.3f}{mark}]")
+    return "; ".join(parts)

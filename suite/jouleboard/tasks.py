@@ -1,0 +1,106 @@
+"""A task's documents: from its one pinned source, parsed strictly, checked against the declared digest and counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jouleboard import paths, sources, store
+from jouleboard.declared import GeneratedSource, HubSource, PackageSource, PathSource, Task
+from jouleboard.errors import DataFileError, SourceError
+from jouleboard.generators import GENERATORS
+from jouleboard.parsers import PARSERS, Document, Parsed
+from jouleboard.sources import Say, quiet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A task's documents on this machine."""
+
+    path: Path
+    """JSON lines, one document a line, in the order of the source."""
+    documents: int
+    unparsed: tuple[str, ...]
+    data_sha256: str
+    """Digest over the documents' canonical JSON lines."""
+
+
+def prepare(task: Task, *, say: Say = quiet) -> Prepared:
+    """Fetch, parse and check a task's documents, and keep them in the cache as JSON lines.
+
+    Raises:
+        SourceError: the source cannot be reached or gives other bytes than declared.
+        DataFileError: the parsed documents are not the declared ones.
+    """
+    parsed = _parse(task, say)
+    file = paths.data_folder("tasks") / f"{task.id}.yaml"
+    if not parsed.documents:
+        raise DataFileError(f"no document parses ({'; '.join(parsed.unparsed[:3])})", file=file, field="parser",
+                            remedy="name the parser that fits the source")
+    lines = [store.canonical(document) for document in parsed.documents]
+    found = {
+        "items": len(parsed.documents),
+        "unparsed": len(parsed.unparsed),
+        "data_sha256": store.digest(parsed.documents),
+    }
+    for field, value in found.items():
+        declared = getattr(task, field)
+        if declared is not None and declared != value:
+            raise DataFileError(f"declared {declared}, the source gives {value}", file=file, field=field,
+                                remedy="other data are another task: give it a name of its own, or correct the field")
+    path = sources.keep_text("data", task.id, lines)
+    return Prepared(path=path, documents=len(lines), unparsed=tuple(parsed.unparsed),
+                    data_sha256=str(found["data_sha256"]))
+
+
+def _parse(task: Task, say: Say) -> Parsed:
+    source = task.source
+    if isinstance(source, GeneratedSource):
+        return Parsed(documents=_generate(task, source))
+    if isinstance(source, HubSource):
+        return Parsed(documents=_hub_documents(task, source, say))
+    if isinstance(source, PackageSource):
+        data = sources.package_file(source, used_by=f"task {task.id}", say=say).read_bytes()
+    elif isinstance(source, PathSource):
+        data = sources.path_file(source, used_by=f"task {task.id}").read_bytes()
+    if task.parser not in PARSERS:
+        raise DataFileError(f"there is no parser {task.parser!r}", field="parser",
+                            file=paths.data_folder("tasks") / f"{task.id}.yaml",
+                            remedy=f"one of: {', '.join(PARSERS)}")
+    try:
+        return PARSERS[task.parser](data)
+    except UnicodeDecodeError as error:
+        raise SourceError(f"task {task.id}: the data are not UTF-8 ({error})", field="source",
+                          remedy="name a text file as the source") from None
+
+
+def _generate(task: Task, source: GeneratedSource) -> list[Document]:
+    folder = paths.data_folder("tasks")
+    if source.generator not in GENERATORS:
+        raise DataFileError(f"there is no generator {source.generator!r}", file=folder / f"{task.id}.yaml",
+                            field="source.generator", remedy=f"one of: {', '.join(GENERATORS)}")
+    try:
+        return GENERATORS[source.generator](
+            grammar_path=folder / source.grammar, level=source.level, seed=source.seed, count=source.count
+        )
+    except ValueError as error:
+        raise DataFileError(str(error), file=folder / f"{task.id}.yaml", field="source",
+                            remedy="ask for a level and a count that the generator has") from None
+
+
+def _hub_documents(task: Task, source: HubSource, say: Say) -> list[Document]:
+    """Load one split of a hub data set at its pinned revision; no code of the data set is ever run."""
+    import datasets  # noqa: PLC0415 - heavy, and not needed offline
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+
+    say(f"{source.repo}@{source.revision[:8]}: from the hub or its cache")
+    try:
+        rows: Any = datasets.load_dataset(
+            source.repo, source.subset, split=task.lm_eval.split, revision=source.revision
+        )
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        # datasets raises ValueError for a missing configuration or split and OSError kinds for a lost hub.
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise sources.hub_error(source, f"task {task.id}", first) from None
+    return [dict(row) for row in rows]

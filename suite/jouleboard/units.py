@@ -1,0 +1,149 @@
+"""The driver's side of a worker process: start it in a process group of its own, ask, time, and end it.
+
+The driver stays light: it never imports torch, so what it does beside a measured window costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+import msgspec
+
+from jouleboard import protocol
+from jouleboard.errors import UnitError
+from jouleboard.meters.cpu import ProcessClock
+from jouleboard.meters.interface import Meter, OpenWindow
+from jouleboard.records import Window
+
+LOG_TAIL_BYTES = 4000
+REPLIES: msgspec.json.Decoder[protocol.Reply] = msgspec.json.Decoder(protocol.Reply)
+R = TypeVar("R")
+OnProgress = Callable[[int, int], None]
+
+
+def no_progress(_done: int, _of: int) -> None:
+    """Show nothing: the default listener."""
+
+
+class Worker:
+    """One worker process. Start workers from the main thread: they die with the thread that started them."""
+
+    def __init__(self, name: str, log: Path, *, threads: int) -> None:
+        """Start the process.
+
+        Args:
+            name: for messages.
+            log: file that gets everything that the process prints.
+            threads: threads of its numerical libraries.
+        """
+        self.name = name
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as sink:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "jouleboard.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=sink, env=_environment(os.environ, threads), start_new_session=True,
+            )
+        self.clock = ProcessClock(self._process.pid)
+
+    def ask(self, request: protocol.Request, expected: type[R], *, progress: OnProgress = no_progress) -> R:
+        """Send a request and wait for its reply, without a measured window."""
+        reply, _ = self.measure(request, expected, meter=None, progress=progress)
+        return reply
+
+    def measure(
+        self, request: protocol.Request, expected: type[R], *, meter: Meter | None,
+        progress: OnProgress = no_progress, opened: Callable[[], None] = lambda: None,
+    ) -> tuple[R, Window | None]:
+        """Send a request; when the worker is ready, open a window, let it go, and close the window at its reply.
+
+        Args:
+            request: what to do.
+            expected: class of the reply.
+            meter: measures the window; None: no window.
+            progress: told how much is done.
+            opened: called right after the window was opened.
+
+        Raises:
+            UnitError: the worker died, or answered that it failed.
+        """
+        self._send(request)
+        window: OpenWindow | None = None
+        while True:
+            reply = self._receive()
+            if isinstance(reply, protocol.Progress):
+                progress(reply.done, reply.of)
+            elif isinstance(reply, protocol.Ready):
+                window = None if meter is None else OpenWindow(meter, self.clock)
+                opened()
+                self._send(protocol.Go())
+            elif isinstance(reply, protocol.Failed):
+                raise UnitError(reply.reason, field=self.name, remedy=reply.remedy or f"see {self.log}")
+            elif isinstance(reply, expected):
+                return reply, None if window is None else window.close()
+            else:
+                raise UnitError(f"expected {expected.__name__}, got {type(reply).__name__}", field=self.name)
+
+    def close(self) -> None:
+        """End the process and everything in its group."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except OSError:
+                    continue
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def log_tail(self) -> str:
+        """Return the last lines of the log, paths of this machine left out."""
+        data = self.log.read_bytes()[-LOG_TAIL_BYTES:] if self.log.is_file() else b""
+        text = data.decode("utf-8", errors="replace")
+        for folder in (str(Path.home()), str(Path.cwd()), sys.prefix):
+            text = text.replace(folder, "~")
+        return text
+
+    def _send(self, request: protocol.Request) -> None:
+        try:
+            stream = cast("BinaryIO", self._process.stdin)
+            stream.write(msgspec.json.encode(request) + b"\n")
+            stream.flush()
+        except (OSError, ValueError):
+            raise self._died() from None
+
+    def _receive(self) -> protocol.Reply:
+        try:
+            line = cast("BinaryIO", self._process.stdout).readline()
+        except ValueError:
+            raise self._died() from None
+        if not line:
+            raise self._died()
+        return REPLIES.decode(line)
+
+    def _died(self) -> UnitError:
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            why = "it was killed (signal 9): the machine was out of memory, or somebody ended it"
+        elif code < 0:
+            why = f"signal {-code}"
+        else:
+            why = f"exit code {code}"
+        return UnitError(f"the worker process died: {why}", field=self.name, remedy=f"see {self.log}")
+
+
+def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
+    """Let every numerical library use the declared number of threads, and let nothing reach for the network."""
+    count = str(threads)
+    return {
+        **inherited, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count,
+        "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+        "TQDM_MININTERVAL": "10", "PYTHONUNBUFFERED": "1",
+    }

