@@ -6,6 +6,7 @@ Example: `suite/models/smollm2-135m-instruct-q4wheel.yaml` holds one `declared.M
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Hashable
 from functools import cache
 from pathlib import Path
@@ -17,8 +18,10 @@ import yaml
 from jouleboard import paths, store
 from jouleboard.declared import Hardware, Model, Noun, Plan, Task
 from jouleboard.errors import DataFileError, PlanError
+from jouleboard.records import MAX_INTEGER
 
 MAX_YAML_BYTES = 256 * 1024
+MAX_YAML_DEPTH = 32
 N = TypeVar("N", bound=Noun)
 
 
@@ -33,6 +36,33 @@ class _StrictLoader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _number(loader: _StrictLoader, node: yaml.ScalarNode) -> int | float:
+    """Read a number that canonical JSON can hold: finite, and an integer only as far as it is exact."""
+    whole = node.tag.endswith(":int")
+    value: int | float = loader.construct_yaml_int(node) if whole else loader.construct_yaml_float(node)
+    if not math.isfinite(value) or (whole and abs(value) > MAX_INTEGER):
+        raise yaml.YAMLError(f"the number {node.value[:40]} is too large or none")
+    return value
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _number)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _number)
+
+
+def _refuse_tricks(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            # An alias can make a small file as large as the memory.
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError(f"tags ({event.tag}) are not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH:
+            # libyaml composes by recursion: tens of thousands of brackets end the process.
+            raise yaml.YAMLError(f"nested deeper than {MAX_YAML_DEPTH}")
+
+
 def read_yaml(path: Path, noun: type[N]) -> N:
     """Read one YAML file into a noun.
 
@@ -43,9 +73,7 @@ def read_yaml(path: Path, noun: type[N]) -> N:
         raise DataFileError(f"larger than {MAX_YAML_BYTES} bytes", file=path, remedy="keep data out of this file")
     try:
         text = path.read_text(encoding="utf-8")
-        # An alias can make a small file as large as the memory.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.CSafeLoader)):
-            raise yaml.YAMLError("aliases (*name) are not allowed")
+        _refuse_tricks(text)
         value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a safe loader
     except OSError as error:
         raise DataFileError(f"cannot be read ({error.strerror})", file=path) from None
@@ -83,10 +111,9 @@ def load(kind: str, ident: str, noun: type[N]) -> N:
         PlanError: there is no such file; the nearest names are given.
     """
     folder = paths.data_folder(kind)
-    path = folder / f"{ident}.yaml"
-    if path.is_file() and path.parent == folder:
-        return read_yaml(path, noun)
     known = sorted(entry.stem for entry in folder.glob("*.yaml"))
+    if ident in known:
+        return read_yaml(folder / f"{ident}.yaml", noun)
     near = difflib.get_close_matches(ident, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
     raise PlanError(f"there is no {kind.rstrip('s')} {ident!r}", file=folder, remedy=hint)

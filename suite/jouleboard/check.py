@@ -33,7 +33,7 @@ RULES = {
     "withheld": "a withheld quality is null, and only a withheld one is",
     "files": "the raw files beside a report are the ones it names",
     "energy": "measured joules are positive and come from a sensor; estimates come from method `model` only",
-    "status": "a complete report has trials of one length, a failed one says why",
+    "status": "a complete report has trials of one length, above zero tokens, a failed one says why",
 }
 
 
@@ -116,7 +116,7 @@ def _check_into(findings: Findings, root: Path, base: Path) -> None:
                     *check_files(folder, report)]
         findings.problems += problems
         if not problems:
-            name = folder.relative_to(base).as_posix() if folder != base else folder.name
+            name = folder.relative_to(base).as_posix() if folder != base else folder.resolve().name
             findings.entries.append(Entry(name=name, folder=folder, report=report, items=tuple(items)))
 
 
@@ -135,6 +135,7 @@ def check_report(path: Path, report: Report) -> Iterator[Problem]:
         yield at("status", "status", f"{report.status!r} with failure {report.failure is not None}", "measure again")
     if report.status == "complete" and not (report.trials and report.tasks):
         yield at("status", "status", "complete without trials or tasks", "measure again")
+    yield from _check_work(report, at)
     for index, trial in enumerate(report.trials):
         yield from _check_energy(report, trial, f"trials[{index}].window.energy", at)
     names = [result.task for result in report.tasks]
@@ -143,6 +144,16 @@ def check_report(path: Path, report: Report) -> Iterator[Problem]:
 
 
 Make = Callable[[str, str, str, str], Problem]
+
+
+def _check_work(report: Report, at: Make) -> Iterator[Problem]:
+    """A cost is per token: every trial computes the same tokens, and some."""
+    lengths = sorted({trial.prompt_tokens + trial.output_tokens for trial in report.trials})
+    if len(lengths) > 1 or 0 in lengths:
+        yield at("trials", "status", f"trials of {', '.join(map(str, lengths))} tokens", "measure again")
+    for index, probe in enumerate(report.probes):
+        if probe.kind == "decode" and probe.output_tokens == 0:
+            yield at(f"probes[{index}].output_tokens", "status", "a decode probe of 0 tokens", "measure again")
 
 
 def _at(path: Path) -> Make:
@@ -241,8 +252,13 @@ def _check_task(
         yield at(f"{where}.withheld", "withheld", "base-grid on a base that was never quantised", remedy)
     for metric, stored in result.scores.items():
         yield from _check_score(result, stored, scores.aggregate(items, metric), f"{where}.scores.{metric}", at)
-    primary = result.scores.get(result.primary_metric)
-    clears = None if primary is None else scores.clears_chance(primary, result.chance, result.primary_metric)
+    if result.primary_metric not in result.scores:
+        yield at(f"{where}.scores.{result.primary_metric}", "aggregate", "the primary metric is missing", remedy)
+        return
+    # From the items and not from the stored score, which may be no score at all.
+    primary = scores.aggregate(items, result.primary_metric)
+    shown = result.scores[result.primary_metric] is not None
+    clears = scores.clears_chance(primary, result.chance, result.primary_metric) if shown else None
     if result.above_chance != clears:
         yield at(f"{where}.above_chance", "aggregate", f"stored {result.above_chance}, recomputed {clears}", remedy)
 

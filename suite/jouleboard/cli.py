@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,9 +91,10 @@ def _catalogue_parser(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 
 def _positive(text: str) -> int:
-    value = int(text) if text.isdigit() else 0
+    # No data set has 10^9 items, and canonical JSON holds no integer of 2^53.
+    value = int(text) if text.isdecimal() and len(text) < 10 else 0  # noqa: PLR2004
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to 999999999")
     return value
 
 
@@ -142,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after the program's name; None: those of this process.
     """
     args = parser().parse_args(argv)
+    # A polite end (a shutdown, a batch system) is handled like Ctrl-C: what is finished stays usable.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int(args.function(args))
     except JouleboardError as error:

@@ -56,9 +56,10 @@ def run(options: RunOptions) -> int:
     failed = [state for state in results if state.failure is not None]
     for state in failed:
         print(f"failed: {state.recipe.id}: {state.failure.reason if state.failure else ''}")
-    print(f"{len(results) - len(failed)} of {len(results)} variants are complete in {out}")
+    complete = [state for state in results if state.complete]
+    print(f"{len(complete)} of {len(results)} variants are complete in {out}")
     print(f"next: jouleboard check {out} && jouleboard build --reports {out} --out _site")
-    return 1 if failed else 0
+    return 0 if len(complete) == len(results) else 1
 
 
 def adapt(chosen: Plan, options: RunOptions) -> Plan:

@@ -55,16 +55,17 @@ class Sampler:
 
 
 def measure(session: Session) -> None:
-    """Run all trials and probes of a family; a variant that fails is recorded and left out of what follows."""
+    """Run all trials and probes of a family and complete its entries; a variant that fails is left out of what follows."""
+    if session.family.base.id not in [recipe.id for recipe in session.alive]:
+        session.display.say("energy: left out, since the base failed and no variant can be compared with it; see its log, "
+                            "mend the cause, and run the same command again")
+        return
     rows = _replay_batches(session)
     for recipe in session.alive:
         state = session.state[recipe.id]
         state.trials, state.probes, state.trace = [], [], []
     session.idle.clear()
     names = [recipe.id for recipe in session.alive]
-    if names[0] != session.family.base.id:
-        raise UnitError("the base failed, so no variant can be compared with it", field=session.family.base.id,
-                        remedy="see its log, mend the cause, and run the same command again")
     order = plan.trial_order(names, session.family.plan.energy.trials, session.family.plan.seed)
     tokens = sum(len(row.tokens) for batch in rows for row in batch)
     with session.display.phase("energy", f"{len(order)} trials of {tokens} tokens, base first and last"):
@@ -76,6 +77,9 @@ def measure(session: Session) -> None:
         for recipe in session.alive:
             _step(session, recipe.id, "probes", partial(_probes, session, recipe=recipe))
         _idle(session)
+    for recipe in session.alive:
+        session.state[recipe.id].complete = True
+        session.folder.write(session.state[recipe.id], session.idle)
 
 
 def _step(session: Session, name: str, phase: str, work: Callable[[Worker], None]) -> None:

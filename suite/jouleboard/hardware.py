@@ -24,8 +24,12 @@ def mismatch(profile: Hardware) -> str | None:
     names = device_names(profile)
     if len(names) < profile.count:
         return f"count: the profile wants {profile.count} device(s), {len(names)} found"
+    try:
+        pattern = re.compile(profile.device_pattern)
+    except re.error as error:
+        return f"device_pattern: {profile.device_pattern!r} is no regular expression ({error})"
     for name in names[: profile.count]:
-        if not re.search(profile.device_pattern, name):
+        if not pattern.search(name):
             return f"device_pattern: {name!r} does not match {profile.device_pattern!r}"
     return None
 

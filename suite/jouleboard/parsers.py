@@ -16,7 +16,8 @@ from typing import Any
 
 Document = dict[str, Any]
 LETTERS = "ABCDEFGH"
-PASSAGE_BYTES = 400
+PASSAGE_BYTES = 500
+PARAGRAPH = "\n\n"
 SHORTEST_WORDS = 5
 
 
@@ -33,18 +34,20 @@ class UnparsableError(ValueError):
 
 
 def options(text: str, width: int) -> list[str]:
-    r"""Split `"A. one\nB. two"` into its texts; exactly `width` options, lettered in order, none empty, no two alike.
+    r"""Split `"A. one\nB. two"` into its texts; exactly `width` options, each letter once and in order, none empty.
+
+    Two options may have the same text: 24 items of CommonsenseQA have that.
 
     Raises:
         UnparsableError: naming what is wrong.
     """
-    marks = [re.search(rf"(?:\A|\n){letter}\. ", text) for letter in LETTERS[: width + 1]]
-    if any(mark is None for mark in marks[:width]):
-        missing = next(letter for letter, mark in zip(LETTERS, marks, strict=False) if mark is None)
-        raise UnparsableError(f"no option {missing}")
-    if marks[width] is not None:
+    marks = [list(re.finditer(rf"(?:\A|\n){letter}\. ", text)) for letter in LETTERS[: width + 1]]
+    for letter, found_marks in zip(LETTERS, marks[:width], strict=False):
+        if len(found_marks) != 1:
+            raise UnparsableError(f"two options {letter}" if found_marks else f"no option {letter}")
+    if marks[width]:
         raise UnparsableError(f"an option {LETTERS[width]} too many")
-    starts = [mark for mark in marks[:width] if mark is not None]
+    starts = [mark for (mark,) in marks[:width]]
     if any(left.start() >= right.start() for left, right in pairwise(starts)):
         raise UnparsableError("options out of order")
     if text[: starts[0].start()].strip():
@@ -57,7 +60,7 @@ def options(text: str, width: int) -> list[str]:
 
 
 def gold(answer: str, choices: list[str]) -> int:
-    """Find which choice `"B. library"` names: letter and text must both agree, and only one choice may fit.
+    """Find which choice `"B. library"` names: letter and text must both agree.
 
     Raises:
         UnparsableError: the letter and the text disagree.
@@ -75,6 +78,8 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise UnparsableError(f"no text in the field {name!r}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise UnparsableError(f"half a surrogate pair in the field {name!r}")
     return value
 
 
@@ -126,33 +131,36 @@ def json_lines(data: bytes, parse: Callable[[Mapping[str, Any]], Document]) -> P
             if not isinstance(row, dict):
                 raise UnparsableError("not a JSON object")
             documents.append(parse(row))
-        except (json.JSONDecodeError, UnparsableError) as error:
+        except (ValueError, RecursionError) as error:
+            # ValueError: not JSON, a number too long for Python, or `UnparsableError`.
             unparsed.append(f"line {number}: {error}")
     return Parsed(documents=documents, unparsed=unparsed)
 
 
 def gutenberg(data: bytes) -> Parsed:
-    """Cut a Project Gutenberg text into passages of whole paragraphs, at least `PASSAGE_BYTES` bytes each.
+    """Cut a Project Gutenberg text into passages of whole sentences, each at least `PASSAGE_BYTES` bytes but the last.
 
-    The licence text before and after the book is left out; line breaks inside a paragraph become spaces.
+    The licence text before and after the book is left out; line breaks inside a paragraph become spaces. Passages of
+    like length waste little padding.
     """
     text = data.decode("utf-8-sig").replace("\r\n", "\n")
     match = re.search(r"\*\*\* ?START OF [^\n]*\*\*\*\n(.*?)\*\*\* ?END OF ", text, re.DOTALL)
     if match is None:
         return Parsed(documents=[], unparsed=["no START and END mark"])
     passages: list[str] = []
-    held: list[str] = []
+    held = ""
     for paragraph in re.split(r"\n\s*\n", match[1]):
         flat = " ".join(paragraph.split())
         # Headings, credits and editors' notes are not the author's prose.
         if len(flat.split()) < SHORTEST_WORDS or flat.startswith(("[", "By ", "Produced by", "End of ")):
             continue
-        held.append(flat)
-        if len("\n\n".join(held).encode()) >= PASSAGE_BYTES:
-            passages.append("\n\n".join(held))
-            held = []
+        for index, sentence in enumerate(re.split(r"(?<=[.!?][\"'])\s|(?<=[.!?])\s(?=[\"'A-Z])", flat)):
+            held = f"{held}{PARAGRAPH if index == 0 else ' '}{sentence}" if held else sentence
+            if len(held.encode()) >= PASSAGE_BYTES:
+                passages.append(held)
+                held = ""
     if held:
-        passages.append("\n\n".join(held))
+        passages.append(held)
     return Parsed(documents=[{"text": passage} for passage in passages])
 
 

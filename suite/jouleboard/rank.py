@@ -62,8 +62,10 @@ def board_key(report: Report) -> str:
 
 def _board(key: str, entries: Sequence[Entry]) -> Board:
     first = entries[0].report
-    bases = {(entry.report.model, entry.report.engine.name): entry for entry in entries if entry.report.is_base}
-    rows = [_row(entry, bases.get((entry.report.model, entry.report.engine.name))) for entry in entries]
+    bases = {(entry.report.model, entry.report.engine.name, entry.report.recipe): entry
+             for entry in entries if entry.report.is_base}
+    rows = [_row(entry, bases.get((entry.report.model, entry.report.engine.name, entry.report.base)))
+            for entry in entries]
     cpu_time = first.method == "model"
     ranked = sorted((row for row in rows if row.unranked is None), key=lambda row: (_cost(row, cpu_time), row.entry))
     numbered = [_with_rank(row, index) for index, row in enumerate(ranked, start=1)]
@@ -104,7 +106,7 @@ def _row(entry: Entry, base: Entry | None) -> Row:
         cost_ratio=_cost_ratio(trials, base_trials, estimated=estimated, is_base=report.is_base),
         energy_j_per_ktoken=energy, energy_is_estimate=estimated,
         quality_per_kilojoule=_per_kilojoule(quality, energy, estimated=estimated),
-        prefill_cpu_s_per_ktoken={batch: 1000 * (probe.window.cpu_s or math.nan) / tokens
+        prefill_cpu_s_per_ktoken={batch: 1000 * probe.window.cpu_s / tokens
                                   for batch, (probe, tokens) in prefill.items() if probe.window.cpu_s is not None},
         decode_cpu_s_per_ktoken={batch: 1000 * probe.window.cpu_s / tokens
                                  for batch, (probe, tokens) in decode.items() if probe.window.cpu_s is not None},
@@ -130,13 +132,15 @@ def _cell(result: TaskResult, signal: bool) -> TaskCell:  # noqa: FBT001
 
 
 def macro_quality(results: Sequence[TaskResult], signal: Mapping[str, bool]) -> Estimate | None:
-    """Average the chance-corrected scores of the tasks with signal; None where one of them is withheld or none is left.
+    """Average the chance-corrected accuracies of the tasks with signal; None where one is withheld or none is left.
+
+    Bits per byte is shown but not averaged in: it has no natural end of scale, and a share of it is no share of answers.
 
     SE^2 = sum of the tasks' SE^2 over their number squared: tasks are independent, weights equal.
     """
     parts = []
     for result in results:
-        if not signal.get(result.task, False):
+        if result.kind != "choice" or not signal.get(result.task, False):
             continue
         score = result.scores[result.primary_metric]
         if score is None:
@@ -196,9 +200,10 @@ def _cost_ratio(
     """Ratio of mean costs, with an interval on the logarithm: Welch's t over the two sets of repeats."""
     if is_base:
         return Estimate(value=1.0, low=None, high=None)
-    mine = [cost for trial in trials if (cost := _trial_cost(trial, estimated=estimated))]
-    theirs = [cost for trial in base if (cost := _trial_cost(trial, estimated=estimated))]
-    if not mine or not theirs:
+    mine, theirs = ([cost for trial in each if (cost := _trial_cost(trial, estimated=estimated))]
+                    for each in (trials, base))
+    # A trial without a cost leaves the mean unknown: leaving it out would be a guess.
+    if not mine or not theirs or len(mine) != len(trials) or len(theirs) != len(base):
         return None
     ratio = (math.fsum(mine) / len(mine)) / (math.fsum(theirs) / len(theirs))
     if min(len(mine), len(theirs)) < 2:  # noqa: PLR2004

@@ -20,7 +20,9 @@ FORMAT = "jouleboard-report"
 FORMAT_VERSION = 1
 RULES_VERSION = 1
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+MAX_INTEGER = 2**53 - 1
+"""The largest integer that canonical JSON (RFC 8785) holds; a larger one has no digest."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 
 
 class Item(Noun, frozen=True, kw_only=True):

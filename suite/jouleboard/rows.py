@@ -35,7 +35,7 @@ class Row(Noun, frozen=True, kw_only=True):
     """One entry on a board. `_per_ktoken` means per 1,000 useful (unpadded) tokens."""
 
     entry: str
-    """Path of the entry's page below the site, without a slash at either end."""
+    """Path of the entry's page below `entries/`, without a slash at either end."""
     report: Report
     is_base: bool
     badges: tuple[str, ...]
@@ -45,7 +45,7 @@ class Row(Noun, frozen=True, kw_only=True):
     rank: int | None
     """Position by the board's cost among the ranked rows (1 is the least cost)."""
     quality: Estimate | None
-    """Macro mean over the tasks with signal of the chance-corrected score: 0 is chance, 1 is perfect."""
+    """Macro mean of the chance-corrected accuracies of the tasks with signal: 0 is chance, 1 is perfect."""
     tasks: tuple[TaskCell, ...]
     cpu_s_per_ktoken: Estimate | None
     cost_ratio: Estimate | None

@@ -61,8 +61,7 @@ def run_family(family: Family, out: Path, display: Display) -> list[Progressed]:
         try:
             _phases(session)
         finally:
-            for worker in session.workers.values():
-                worker.close()
+            session.stop()
         return list(session.state.values())
 
 
@@ -115,9 +114,6 @@ def _phases(session: Session) -> None:
         _quality_pass(session)
     if session.alive:
         energy.measure(session)
-        for recipe in session.alive:
-            session.state[recipe.id].complete = True
-            session.folder.write(session.state[recipe.id], session.idle)
 
 
 def _label(row: Chosen, prepared: dict[str, Prepared]) -> str:
@@ -172,8 +168,7 @@ def _quality_pass(session: Session) -> None:
             # Ctrl-C: the pool's threads wait for their workers, so these must end first.
             for job in jobs:
                 job.cancel()
-            for worker in session.workers.values():
-                worker.close()
+            session.stop()
             raise
 
 

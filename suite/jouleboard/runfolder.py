@@ -165,7 +165,8 @@ class RunFolder:
         try:
             held = json.loads(note.read_bytes())
         except ValueError:
-            held = {}
+            held = None
+        held = held if isinstance(held, dict) else {}
         # Through JSON and back, so that tuples and lists compare equal.
         now = json.loads(store.canonical(wanted))
         changed = sorted(key for key in now.keys() | held.keys() if now.get(key) != held.get(key))

