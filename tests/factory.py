@@ -162,6 +162,7 @@ def task_result(made: Sequence[Item], *, withheld: str | None = None, **override
         "inputs_sha256": store.digest([[one.doc_sha256, one.prompt_sha256] for one in made]),
         "prompt_tokens": sum(one.prompt_tokens for one in made),
         "output_tokens": sum(one.output_tokens for one in made),
+        "fed_tokens": tokens,
         "computed_tokens": tokens + tokens // 12,
         "duration_s": round(tokens * 0.0021, 3),
         "cpu_s": round(tokens * 0.0041, 3),
@@ -211,6 +212,7 @@ def trial(order: int = 0, *, cpu_s_per_ktoken: float = 4.0, measured_w: float | 
         "requests": 212,
         "prompt_tokens": 4200,
         "output_tokens": 1800,
+        "fed_tokens": 6010,
         "computed_tokens": 6510,
         "output_sha256": sha("output"),
     }

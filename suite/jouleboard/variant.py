@@ -163,7 +163,7 @@ def _result(
         sample_seed=request.seed if sampled else None, data_sha256=request.data_sha256,
         inputs_sha256=outcome.inputs_sha256,
         duration_s=0.0, cpu_s=None,
-        **{field: getattr(outcome, field) for field in ("prompt_tokens", "output_tokens", "computed_tokens")},
+        **{field: getattr(outcome, field) for field in ("prompt_tokens", "output_tokens", "fed_tokens", "computed_tokens")},
     )
 
 

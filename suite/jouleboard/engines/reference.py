@@ -65,12 +65,12 @@ class ReferenceLM(HFLM):
                               remedy="this is a bug in Jouleboard: please report it with the recipe")
         self.tally = Tally()
         self._on_batch = on_batch
-        self._scored: dict[tuple[int, ...], int] = {}
+        self._served: dict[tuple[int, ...], list[tuple[int, int]]] = {}
 
     def start_tally(self) -> Tally:
         """Begin to count afresh and return the new tally."""
         self.tally = Tally()
-        self._scored = {}
+        self._served = {}
         return self.tally
 
     def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
@@ -78,7 +78,7 @@ class ReferenceLM(HFLM):
         for _, context, target in requests:
             # The last token is scored but never fed. Requests that differ in it alone share one row.
             fed = tuple((context + target)[-(self.max_length + 1) :][:-1])
-            self._scored[fed] = self._scored.get(fed, 0) + len(target)
+            self._served.setdefault(fed, []).append((len(context), len(target)))
         found: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *args, **kwargs)
         if not all(math.isfinite(value) for value, _ in found):
             raise UnitError("the model's log-likelihoods are not finite", field="quality",
@@ -95,12 +95,14 @@ class ReferenceLM(HFLM):
     def _row(self, padded: list[int]) -> ReplayRow:
         """Find the request that a row was fed for; lm-eval pads with zeros on the right."""
         fed = tuple(padded)
-        while fed and fed not in self._scored:
-            if fed[-1] != 0:
+        while fed not in self._served:
+            if not fed or fed[-1] != 0:
                 raise UnitError("lm-eval fed a row that it had not been asked for", field="engine",
                                 remedy="this is a bug in Jouleboard: please report it")
             fed = fed[:-1]
-        return ReplayRow(tokens=fed, output_tokens=self._scored[fed])
+        served = self._served[fed]
+        return ReplayRow(tokens=fed, requests=len(served), prompt_tokens=sum(context for context, _ in served),
+                         output_tokens=sum(target for _, target in served))
 
     def score_batch(self, rows: torch.Tensor) -> torch.Tensor:
         """Compute one recorded batch again exactly as scoring does: all logits and their log-softmax.

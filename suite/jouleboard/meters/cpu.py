@@ -7,6 +7,8 @@ import time
 
 import psutil
 
+from jouleboard.errors import MeterError
+
 CPUCLOCK_SCHED = 2
 """Linux: the scheduler's own count of a process's run time (include/linux/posix-timers.h)."""
 
@@ -24,9 +26,17 @@ class ProcessClock:
         self._process = psutil.Process(pid)
 
     def cpu_s(self) -> float:
-        """Return seconds of CPU time used so far by the process and its living descendants."""
-        total = _process_cpu_s(self._process)
-        for child in self._process.children(recursive=True):
+        """Return seconds of CPU time used so far by the process and its living descendants.
+
+        Raises:
+            MeterError: the process has ended.
+        """
+        try:
+            total = _process_cpu_s(self._process)
+            children = self._process.children(recursive=True)
+        except psutil.NoSuchProcess:
+            raise MeterError("the measured process has ended") from None
+        for child in children:
             try:
                 total += _process_cpu_s(child)
             except psutil.NoSuchProcess:
