@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests import factory
 
 from jouleboard import check, cli, store
 from jouleboard.check import Problem
 from jouleboard.records import Item, Report
+from tests import factory
 
 N = 20
 SOME = factory.SPECS[0], factory.SPECS[3]
@@ -290,6 +290,12 @@ def test_a_task_without_its_primary_metric_is_found(runs: Path) -> None:
     assert ("aggregate", "tasks[0].scores.acc_norm") in cases(problems(runs))
 
 
+def test_a_choice_task_that_passes_for_perplexity_is_found(runs: Path) -> None:
+    """Only choice tasks count for the quality on a board, so this would hide a bad one."""
+    edit_report(entry(runs), lambda raw: raw["tasks"][1].update(kind="perplexity"))
+    assert cases(problems(runs)) == {("aggregate", "tasks[1].kind")}
+
+
 def test_an_estimate_that_was_moved_to_the_measured_joules_is_found(runs: Path) -> None:
     def change(raw: dict[str, Any]) -> None:
         energy = raw["trials"][1]["window"]["energy"]
@@ -324,17 +330,15 @@ def test_a_status_that_does_not_fit_is_found(change: dict[str, Any], runs: Path)
     assert ("status", "status") in cases(problems(runs))
 
 
-@pytest.mark.parametrize("tokens", [0, 7])
-def test_trials_of_unequal_or_no_length_are_found(tokens: int, runs: Path) -> None:
+@pytest.mark.parametrize(("tokens", "trials", "bad"), [(0, 1, True), (0, 9, True), (7, 1, True), (7, 9, False)])
+def test_trials_of_unequal_or_no_length_are_found(tokens: int, trials: int, bad: bool, runs: Path) -> None:  # noqa: FBT001
     """A cost is per token, so every trial computes the same tokens, and some."""
-    for trials in ("all", "one"):
-        def change(raw: dict[str, Any], which: str = trials) -> None:
-            for trial in raw["trials"] if which == "all" else raw["trials"][:1]:
-                trial.update(prompt_tokens=tokens, output_tokens=0)
+    def change(raw: dict[str, Any]) -> None:
+        for trial in raw["trials"][:trials]:
+            trial.update(prompt_tokens=tokens, output_tokens=0)
 
-        edit_report(entry(runs), change)
-        expected = set() if tokens and trials == "all" else {("status", "trials")}
-        assert cases(problems(runs)) == expected
+    edit_report(entry(runs), change)
+    assert cases(problems(runs)) == ({("status", "trials")} if bad else set())
 
 
 def test_a_decode_probe_without_tokens_is_found(runs: Path) -> None:

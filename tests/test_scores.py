@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from tests import factory
 
 from jouleboard import catalogue, scores
 from jouleboard.declared import Model
 from jouleboard.records import Chance, Item, Score
+from tests import factory
 
 # Few distinct values, so that ties are common.
 likelihoods = st.integers(-6, 0).map(float) | st.floats(-500, 0)

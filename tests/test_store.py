@@ -16,11 +16,11 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests import factory
 
 from jouleboard import store
 from jouleboard.errors import DataFileError
 from jouleboard.records import Item
+from tests import factory
 
 SAFE = 2**53 - 1
 OLD = b"what was there before"
@@ -71,7 +71,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(
         with pytest.raises(LostPowerError):
             store.write_atomic(path, b"new")
     assert path.read_bytes() == OLD
-    assert os.listdir(tmp_path) == ["file"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_ctrl_c_inside_a_write_leaves_the_old_file_and_no_temporary_one(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Hashable
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ import msgspec
 import yaml
 
 from jouleboard import paths, store
-from jouleboard.declared import Hardware, Model, Noun, Plan, Task
+from jouleboard.declared import Hardware, HubSource, Model, Noun, PathSource, Plan, Task
 from jouleboard.errors import DataFileError, PlanError
 from jouleboard.records import MAX_INTEGER
 
@@ -55,8 +56,9 @@ def _refuse_tricks(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             # An alias can make a small file as large as the memory.
             raise yaml.YAMLError("aliases (*name) are not allowed")
-        if getattr(event, "tag", None) is not None:
-            raise yaml.YAMLError(f"tags ({event.tag}) are not allowed")
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise yaml.YAMLError(f"tags ({tag}) are not allowed")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_YAML_DEPTH:
             # libyaml composes by recursion: tens of thousands of brackets end the process.
@@ -120,8 +122,40 @@ def load(kind: str, ident: str, noun: type[N]) -> N:
 
 
 def model(ident: str) -> Model:
-    """Read `suite/models/<ident>.yaml`."""
+    """Read `suite/models/<ident>.yaml`, or describe weights of the user's own.
+
+    Args:
+        ident: a declared id; a folder with safetensors, `config.json` and tokenizer; or `OWNER/NAME@COMMIT` on the hub.
+
+    Raises:
+        PlanError: it is none of these.
+    """
+    if ident in (entry.stem for entry in paths.data_folder("models").glob("*.yaml")):
+        # A folder of the same name never stands in for a declared model.
+        return load("models", ident, Model)
+    folder = Path(ident)
+    try:
+        folder = folder.expanduser()
+        own = folder.is_dir() and (folder / "config.json").is_file()
+    except (OSError, RuntimeError):
+        # Too long for a path, or the home folder of nobody.
+        own = False
+    if own:
+        source = PathSource(path=str(folder.resolve()))
+        return _own_model(folder.resolve().name, "weights from a folder", source)
+    match = re.fullmatch(r"([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)@([0-9a-f]{40})", ident)
+    if match is not None:
+        return _own_model(match[1], f"{match[1]} from the hub", HubSource(repo=match[1], revision=match[2]))
+    if "/" in ident:
+        raise PlanError(f"{ident!r} is neither a folder with a config.json nor OWNER/NAME@COMMIT", field="--model",
+                        remedy="give the folder that holds the weights, or pin the hub's repository to a 40-digit commit")
     return load("models", ident, Model)
+
+
+def _own_model(name: str, title: str, source: HubSource | PathSource) -> Model:
+    ident = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:80] or "model"
+    return Model(id=ident, title=f"{name} ({title})", description="Named on the command line.", source=source,
+                 format="safetensors", licence="not declared")
 
 
 def task(ident: str) -> Task:

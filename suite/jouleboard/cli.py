@@ -73,7 +73,8 @@ def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "trials and probes, write one entry a variant. What is finished is kept: run the same command again to go on.",
     )
     run.add_argument("plan", nargs="?", metavar="PLAN", help="a plan's id or a YAML file (default: quick)")
-    run.add_argument("--model", metavar="ID", help="run this model instead of the plan's")
+    run.add_argument("--model", metavar="MODEL",
+                     help="run this model instead of the plan's: a declared id, a folder with safetensors, or OWNER/NAME@COMMIT")
     run.add_argument("--recipe", nargs="+", metavar="ID", help="run these recipes; the base is always run with them")
     run.add_argument("--tasks", nargs="+", metavar="ID", help="run these tasks, all items unless --limit is given")
     run.add_argument("--limit", type=_positive, metavar="N", help="at most N items a task (a stratified sample)")

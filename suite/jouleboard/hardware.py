@@ -48,8 +48,8 @@ def resolve(ident: str | None) -> Hardware:
         profile = catalogue.hardware(ident)
         wrong = mismatch(profile)
         if wrong is not None:
-            raise HardwareError(f"this machine is not a {profile.title}: {wrong}", file=folder / f"{ident}.yaml",
-                                field=wrong.split(":")[0],
+            field, _, how = wrong.partition(": ")
+            raise HardwareError(f"this machine is not a {profile.title}: {how}", file=folder / f"{ident}.yaml", field=field,
                                 remedy="leave `--hardware` out to let it be detected, or declare a profile of your own")
         return profile
     declared: list[Hardware] = list(catalogue.load_all(folder, Hardware).values())

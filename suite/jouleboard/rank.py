@@ -282,6 +282,4 @@ def _unranked(report: Report, base: Entry | None, quality: Estimate | None, cost
         return "its base is not on this board, so there is nothing to compare it with"
     if quality is None:
         return "no task on which the base is clearly above chance"
-    if cost is None:
-        return "no cost was measured"
-    return None
+    return "no cost was measured" if cost is None else None

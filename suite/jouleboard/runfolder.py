@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import fcntl
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from typing import Any, Literal
 import msgspec
 
 from jouleboard import environment, plan, protocol, scores, store
+from jouleboard.declared import Model
 from jouleboard.errors import DataFileError, PlanError
 from jouleboard.plan import Family
 from jouleboard.recipes import Recipe
@@ -155,11 +157,15 @@ class RunFolder:
             if item.digest != store.item_digest(item):
                 raise DataFileError("the item was changed after it was measured", file=folder / store.ITEMS,
                                     field=f"{item.task} item {item.item}", remedy="delete the entry and run again")
+        lines = b"".join(store.canonical(item) + b"\n" for item in items)
+        if store.ITEMS not in report.files or hashlib.sha256(lines).hexdigest() != report.files[store.ITEMS].sha256:
+            raise DataFileError("these are not the items that the report names", file=folder / store.ITEMS,
+                                field=store.ITEMS, remedy="delete the entry and run again")
         for result in report.tasks:
             target = self.work_files(recipe, result.task).items
             if not target.is_file():
-                lines = [store.canonical(item) + b"\n" for item in items if item.task == result.task]
-                store.write_atomic(target, b"".join(lines))
+                mine = [store.canonical(item) + b"\n" for item in items if item.task == result.task]
+                store.write_atomic(target, b"".join(mine))
 
     def _require_same(self, wanted: dict[str, Any], note: Path) -> None:
         try:
@@ -197,7 +203,7 @@ class RunFolder:
             format="jouleboard-report", format_version=1, rules_version=RULES_VERSION, status=_status(state),
             created_utc=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), plan=family.plan.id,
             configuration_sha256=plan.configuration_sha256(family, recipe), provisional=family.plan.provisional,
-            model=model.id, model_title=model.title, model_source=msgspec.to_builtins(model.source),
+            model=model.id, model_title=model.title, model_source=_public_source(model),
             model_licence=model.licence, model_weights_sha256=state.weights_sha256,
             prior_quantisation=None if model.prior_quantisation is None else model.prior_quantisation.scheme,
             recipe=recipe.id, recipe_title=recipe.title, recipe_sha256=store.digest(recipe),
@@ -210,6 +216,13 @@ class RunFolder:
             tasks=tuple(state.results), trials=tuple(state.trials), probes=tuple(state.probes), idle=tuple(idle),
             peak_memory_bytes=state.peak_memory_bytes, gates=(), failure=state.failure, files={}, digest="0" * 64,
         )
+
+
+def _public_source(model: Model) -> dict[str, Any]:
+    """Return where the weights came from, without a path of this machine."""
+    source: dict[str, Any] = msgspec.to_builtins(model.source)
+    source.pop("path", None)
+    return source
 
 
 def _status(state: Progressed) -> Literal["complete", "quality-only", "failed"]:

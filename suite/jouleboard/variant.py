@@ -37,7 +37,9 @@ class Variant:
         recipe = msgspec.convert(request.recipe, recipes.Recipe)
         tokenizer = AutoTokenizer.from_pretrained(request.folder)
         before_build()
-        model = AutoModelForCausalLM.from_pretrained(request.folder, dtype=getattr(torch, recipe.dtype))
+        model = AutoModelForCausalLM.from_pretrained(
+            request.folder, dtype=getattr(torch, recipe.dtype), use_safetensors=True
+        )
         model = model.to(request.device).eval()
         context = Context(calibration_ids=_calibration(tokenizer, request.calibration))
         steps = recipes.apply(model, recipe.steps, context)

@@ -56,7 +56,7 @@ def to_dense(source: Path, target: Path, model: Model) -> str:
 
 def check_dense(folder: Path, model: Model) -> str:
     """Return the fingerprint of the dense safetensors in a folder, after holding it against the declared one."""
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
     found = fingerprint(loaded)
     require_weights(found, model)
     return found

