@@ -212,7 +212,7 @@ def trial(order: int = 0, *, cpu_s_per_ktoken: float = 4.0, measured_w: float | 
         "requests": 212,
         "prompt_tokens": 4200,
         "output_tokens": 1800,
-        "fed_tokens": 6010,
+        "fed_tokens": 6000,
         "computed_tokens": 6510,
         "output_sha256": sha("output"),
     }
@@ -455,6 +455,9 @@ def report(
         "hardware_sha256": sha("hardware"),
         "method": "model" if measured_w is None else "gpu_counter",
         "boundary": "cpu" if measured_w is None else "gpu",
+        "power_model": POWER_MODEL if measured_w is None else None,
+        "session": sha("session"),
+        "replay_sha256": sha("replay"),
         "environment": environment(),
         "engine": engine(),
         "build": spec.build,

@@ -277,7 +277,7 @@ def test_a_model_can_also_be_a_folder_or_a_pinned_repository(tmp_path: Path) -> 
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     found = catalogue.model(str(folder))
-    assert found.id == "my-model"
+    assert found.id == "my-model-local"
     assert found.source == PathSource(path=str(folder))
     revision = "0123456789" * 4
     assert catalogue.model(f"Some/Model@{revision}").source == HubSource(repo="Some/Model", revision=revision)

@@ -153,7 +153,9 @@ def model(ident: str) -> Model:
 
 
 def _own_model(name: str, title: str, source: HubSource | PathSource) -> Model:
-    ident = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:80] or "model"
+    # A name of its own: these may be other weights than a declared model of the same name.
+    slug = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:70] or "model"
+    ident = f"{slug}-{source.revision[:8] if isinstance(source, HubSource) else 'local'}"
     return Model(id=ident, title=f"{name} ({title})", description="Named on the command line.", source=source,
                  format="safetensors", licence="not declared")
 

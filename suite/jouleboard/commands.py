@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from jouleboard import catalogue, hardware, paths, plan, sources
+from jouleboard import catalogue, hardware, paths, plan, sources, store
 from jouleboard.declared import GeneratedSource, HubSource, PathSource, Plan, PlanTask
 from jouleboard.errors import PlanError
 from jouleboard.plan import Family
@@ -127,6 +127,8 @@ def check(where: Sequence[Path], *, as_json: bool) -> int:
     for path in where:
         if not path.exists():
             raise PlanError("does not exist", file=path, remedy="name a report, an entry or a folder of entries")
+        if not any(True for _ in store.find_reports(path)):
+            raise PlanError("holds no report.json", file=path, remedy="name a folder that `jouleboard run` wrote")
     found = checker.check_paths(where) if where else checker.check_all(_default_reports())
     if as_json:
         print(json.dumps({"checked": found.checked, "problems": msgspec.to_builtins(found.problems)}, indent=1))
@@ -134,8 +136,6 @@ def check(where: Sequence[Path], *, as_json: bool) -> int:
         for problem in found.problems:
             print(checker.render(problem))
         print(f"{found.checked} files and entries checked, {len(found.problems)} problem(s)")
-    if where and not found.checked:
-        raise PlanError("holds no report.json", file=where[0], remedy="name a folder that `jouleboard run` wrote")
     return 1 if found.problems else 0
 
 

@@ -136,7 +136,10 @@ class Task(Noun, frozen=True, kw_only=True):
 
 
 class PowerModel(Noun, frozen=True, kw_only=True):
-    """Joules estimated from measured CPU-seconds: idle_w x wall time + active_w x CPU-seconds, for one process tree."""
+    """Joules estimated from measured CPU-seconds of one process tree.
+
+    idle_w_per_core x cores x wall time + (max_w_per_core - idle_w_per_core) x CPU-seconds.
+    """
 
     idle_w_per_core: NonNegative
     max_w_per_core: NonNegative

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from jouleboard.declared import Boundary, Fraction, Id, Method, Metric, NonNegative, Noun, Positive, Sha256
+from jouleboard.declared import Boundary, Fraction, Id, Method, Metric, NonNegative, Noun, Positive, PowerModel, Sha256
 
 FORMAT = "jouleboard-report"
 FORMAT_VERSION = 1
@@ -284,6 +284,12 @@ class Report(Noun, frozen=True, kw_only=True):
     hardware_sha256: Sha256
     method: Method
     boundary: Boundary
+    power_model: PowerModel | None
+    """The declared power model that estimates follow from, for method `model`; they can be recomputed from it."""
+    session: Sha256 | None
+    """Names the session of trials: windows are only compared with windows of the same one. None: no trials."""
+    replay_sha256: Sha256 | None
+    """Digest of the batches that the trials computed; None: no trials."""
     environment: Environment
     engine: Engine
     build: Build | None

@@ -53,6 +53,8 @@ class Progressed:
     built: protocol.Built | None = None
     build_window: Window | None = None
     weights_sha256: str | None = None
+    session: str | None = None
+    replay_sha256: str | None = None
     trials: list[Trial] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
     trace: list[bytes] = field(default_factory=list)
@@ -209,7 +211,8 @@ class RunFolder:
             recipe=recipe.id, recipe_title=recipe.title, recipe_sha256=store.digest(recipe),
             is_base=recipe.id == family.base.id, base=family.base.id,
             hardware=hardware.id, hardware_title=hardware.title, hardware_sha256=store.digest(hardware),
-            method=hardware.method, boundary=hardware.boundary,
+            method=hardware.method, boundary=hardware.boundary, power_model=hardware.power_model,
+            session=state.session, replay_sha256=state.replay_sha256,
             environment=environment.describe(hardware, built.torch_cpu_capability if built else None),
             engine=built.engine if built else _unbuilt(family, recipe),
             build=_build(state), realised=built.realised if built else None,

@@ -6,7 +6,9 @@ start its monitor constructs all the same and answers 0 J (verified with zeus 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from jouleboard.declared import Boundary, Method
@@ -47,24 +49,36 @@ class ZeusGpuMeter:
             monitor: what Zeus would make; tests pass one of their own.
 
         Raises:
-            MeterError: no such GPU, or no NVML.
+            MeterError: no such GPU, no NVML, a GPU that CUDA_VISIBLE_DEVICES hides, or one in MIG mode.
         """
         if not gpu_indices:
             raise MeterError("no GPU was named", field="count", remedy=_REMEDY)
         self._indices = gpu_indices
         self._monitor = monitor if monitor is not None else _open(gpu_indices)
+        self._failures = () if monitor is not None else _failures()
+        self._count = itertools.count()
+        self._window = _WINDOW
 
     def begin(self) -> None:
-        """Begin a window. The worker has synchronised its device, this process has none to synchronise."""
-        self._monitor.begin_window(_WINDOW, sync_execution=False)
+        """Begin a window. The worker has synchronised its device, this process has none to synchronise.
+
+        Raises:
+            MeterError: a counter cannot be read: the GPU is lost, or NVML is gone.
+        """
+        # A new name each time: Zeus refuses to open a window again that an interrupted trial left open.
+        self._window = f"{_WINDOW}-{next(self._count)}"
+        with _as_meter_error("a window cannot begin", self._failures):
+            self._monitor.begin_window(self._window, sync_execution=False)
 
     def end(self, *, duration_s: float, cpu_s: float | None) -> Energy:  # noqa: ARG002 - the counter knows
         """Return the counters' joules.
 
         Raises:
-            MeterError: a GPU is missing from the reading, or its energy is zero, negative or not a number.
+            MeterError: a counter cannot be read, a GPU is missing from the reading, or its energy is zero, negative
+                or not a number.
         """
-        reading = self._monitor.end_window(_WINDOW, sync_execution=False)
+        with _as_meter_error("the window has no end", self._failures):
+            reading = self._monitor.end_window(self._window, sync_execution=False)
         domains: dict[str, float] = {}
         for index in self._indices:
             joules = reading.gpu_energy.get(index)
@@ -77,6 +91,22 @@ class ZeusGpuMeter:
                       domains_j=domains, estimate_j=None, estimate_relative_uncertainty=None)
 
 
+@contextlib.contextmanager
+def _as_meter_error(what: str, failures: tuple[type[Exception], ...]) -> Iterator[None]:
+    try:
+        yield
+    except failures as error:
+        raise MeterError(f"{what}: {error} ({type(error).__name__})", remedy=_REMEDY) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what Zeus and NVML raise when a device or the driver fails."""
+    import pynvml  # noqa: PLC0415 - both are there: Zeus was just opened
+    from zeus.exception import ZeusBaseError  # noqa: PLC0415
+
+    return (ZeusBaseError, pynvml.NVMLError)
+
+
 def _open(gpu_indices: tuple[int, ...]) -> Monitor:
     from jouleboard.meters.detect import gpus  # noqa: PLC0415 - NVML only when a GPU is asked for
 
@@ -86,6 +116,24 @@ def _open(gpu_indices: tuple[int, ...]) -> Monitor:
                          remedy=_REMEDY)
     from zeus.monitor import ZeusMonitor  # noqa: PLC0415 - takes seconds to import
 
-    # cpu_indices=[]: host energy is a domain of its own, never added to the GPU's in silence.
-    monitor: Any = ZeusMonitor(gpu_indices=list(gpu_indices), cpu_indices=[], approx_instant_energy=False)
+    # ValueError and IndexError: what Zeus raises for a GPU that CUDA_VISIBLE_DEVICES hides.
+    with _as_meter_error("Zeus does not see the GPU (CUDA_VISIBLE_DEVICES?)", (*_failures(), ValueError, IndexError)):
+        # cpu_indices=[]: host energy is a domain of its own, never added to the GPU's in silence.
+        monitor: Any = ZeusMonitor(gpu_indices=list(gpu_indices), cpu_indices=[], approx_instant_energy=False)
+        _refuse_mig(monitor, gpu_indices)
     return monitor  # type: ignore[no-any-return]
+
+
+def _refuse_mig(monitor: Any, gpu_indices: tuple[int, ...]) -> None:
+    """Refuse a GPU in MIG mode: its counter holds the joules of all its slices, and Zeus says nothing."""
+    import pynvml  # noqa: PLC0415
+
+    for index in gpu_indices:
+        try:
+            # Zeus's handle: its indices follow CUDA_VISIBLE_DEVICES, NVML's do not.
+            current, pending = pynvml.nvmlDeviceGetMigMode(monitor.gpus.gpus[index].handle)
+        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
+            continue
+        if pynvml.NVML_DEVICE_MIG_ENABLE in {current, pending}:
+            raise MeterError(f"GPU {index} is in MIG mode: the energy of a slice cannot be told from the whole GPU's",
+                             remedy="switch it off (nvidia-smi -i INDEX -mig 0), or measure another GPU")
