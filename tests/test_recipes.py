@@ -90,6 +90,16 @@ def test_the_layers_of_least_influence_are_dropped_and_the_rest_renumbered(tiny_
         assert cached.get_seq_length() == 32
 
 
+@pytest.mark.parametrize("step", [Int8WeightOnly(), Int4WeightOnly(group_size=32), Nf4(cpu_kernel="dequantise")])
+def test_a_step_that_would_change_nothing_is_refused(step):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    # GPT-2 multiplies by Conv1D modules: there is no linear layer but the head.
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=100)).eval()
+    with pytest.raises(RecipeError, match="no dense linear layer"):
+        recipes.apply(model, [step], CONTEXT)
+
+
 def test_dropping_every_layer_is_refused(tiny_model):
     with pytest.raises(RecipeError, match="has 3 layers, 3 cannot be dropped"):
         recipes.apply(tiny_model, [DropLayers(count=3)], CONTEXT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -14,11 +15,14 @@ import msgspec
 import pytest
 
 from jouleboard import catalogue, check, meters, plan, protocol, run, store, tasks
-from jouleboard.errors import DataFileError, PlanError
+from jouleboard.errors import DataFileError, JouleboardError, PlanError
+from jouleboard.meters.model import PowerModelMeter
+from jouleboard.models import Dense
 from jouleboard.plan import Family
 from jouleboard.progress import Display
-from jouleboard.records import Failure
+from jouleboard.records import Failure, Window
 from jouleboard.runfolder import Progressed, RunFolder
+from jouleboard.session import Session
 from tests import factory
 
 N = 6
@@ -40,6 +44,12 @@ def folder(tmp_path: Path, family: Family) -> RunFolder:
     return RunFolder(tmp_path / "run", family)
 
 
+def window(family: Family, *, cpu_s: float | None = 19.0) -> Window:
+    """Make a window whose estimate follows from the profile's power model, as the real meter makes it."""
+    energy = PowerModelMeter(family.hardware).end(duration_s=10.0, cpu_s=cpu_s)
+    return msgspec.structs.replace(factory.window(), cpu_s=cpu_s, energy=energy)
+
+
 def finished(folder: RunFolder, family: Family, place: int = 0, **changes: Any) -> Progressed:
     """Give what a variant has at the end of a run, with its working files, and write its entry."""
     recipe = family.recipes[place]
@@ -54,11 +64,12 @@ def finished(folder: RunFolder, family: Family, place: int = 0, **changes: Any) 
         "results": results, "quality_done": True, "complete": True, "weights_sha256": factory.sha("weights"),
         "built": protocol.Built(realised=factory.realised(), engine=factory.engine(), steps=(),
                                 torch_cpu_capability="AVX2"),
-        "build_window": factory.window(), "trials": [factory.trial(order) for order in range(3)],
-        "probes": list(factory.probes()), "trace": [b"0,0.0,0.0,"], "peak_memory_bytes": 10,
+        "build_window": window(family), "session": factory.sha("session"), "replay_sha256": factory.sha("replay"),
+        "trials": [factory.trial(order, window=window(family)) for order in range(3)],
+        "probes": [msgspec.structs.replace(probe, window=window(family)) for probe in factory.probes()], "trace": [b"0,0.0,0.0,"], "peak_memory_bytes": 10,
     }
     state = Progressed(recipe=recipe, **(fields | changes))
-    folder.write(state, [factory.window(5.0, None)])
+    folder.write(state, [window(family, cpu_s=None)])
     return state
 
 
@@ -180,11 +191,67 @@ def test_a_scored_variant_keeps_its_scores_and_is_measured_again(folder: RunFold
     assert len(state.results) == len(TASKS)
 
 
-def test_a_failed_variant_is_tried_again(folder: RunFolder, family: Family) -> None:
+def test_a_variant_that_failed_after_scoring_is_tried_again_and_keeps_its_scores(folder: RunFolder, family: Family) -> None:
     folder.existing()
     finished(folder, family, 1, failure=Failure(phase="energy", reason="it died", log_tail=""))
     state = RunFolder(folder.root, family).existing()["drop-6-layers"]
+    assert (state.quality_done, state.complete, len(state.results)) == (True, False, len(TASKS))
+
+
+def test_a_variant_that_failed_before_scoring_begins_afresh(folder: RunFolder, family: Family) -> None:
+    folder.existing()
+    finished(folder, family, 1, results=[], failure=Failure(phase="build", reason="it died", log_tail=""))
+    state = RunFolder(folder.root, family).existing()["drop-6-layers"]
     assert (state.quality_done, state.complete, state.results) == (False, False, [])
+
+
+def test_a_retry_that_fails_keeps_the_earlier_complete_entry(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    before = (folder.entry(family.recipes[1]) / store.REPORT).read_bytes()
+    session = Session(family=family, folder=folder, display=Display(stream=io.StringIO()), meter=PowerModelMeter(
+        family.hardware), dense=Dense(folder=folder.root, weights_sha256="0" * 64), prepared={},
+        state=RunFolder(folder.root, family).existing())
+    session.fail(family.recipes[1], "build", JouleboardError(f"no memory in {folder.root.absolute()}/x"))
+    assert session.state["drop-6-layers"].failure.reason == "no memory in OUT/x"
+    assert family.recipes[1] not in session.alive
+    assert (folder.entry(family.recipes[1]) / store.REPORT).read_bytes() == before
+
+
+def test_an_entry_whose_replacement_was_cut_short_is_brought_back(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    entry = folder.entry(family.base)
+    entry.rename(entry.with_name(f".{entry.name}.old"))
+    (entry.with_name(f".{entry.name}.new")).mkdir()
+    assert RunFolder(folder.root, family).existing()["bf16"].complete
+    assert sorted(path.name for path in entry.parent.iterdir()) == ["bf16", "drop-6-layers"]
+
+
+def test_an_entry_with_another_trace_is_measured_again_but_keeps_its_scores(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    store.write_lines(folder.entry(family.base) / store.TRACE, [b"order,elapsed_s,cpu_s,power_w", b"0,0.0,9.9,"])
+    state = RunFolder(folder.root, family).existing()["bf16"]
+    assert (state.quality_done, state.complete) == (True, False)
+
+
+@pytest.mark.parametrize(("weights", "data", "named"), [
+    ("f" * 64, None, "weights of smollm2-135m-instruct-q4wheel"), (None, "f" * 64, f"items of {TASKS[0]}"),
+])
+def test_other_weights_or_items_under_the_same_names_are_refused(
+    folder: RunFolder, family: Family, weights: str | None, data: str | None, named: str
+) -> None:
+    both(folder, family)
+    found = RunFolder(folder.root, family).existing()
+    digests = {result.task: data or result.data_sha256 for result in found["bf16"].results}
+    with pytest.raises(PlanError, match=named):
+        folder.require_same_inputs(found, weights or factory.sha("weights"), digests)
+    same = {result.task: result.data_sha256 for result in found["bf16"].results}
+    folder.require_same_inputs(found, factory.sha("weights"), same)
+
+
+def test_another_configuration_is_no_hindrance_where_nothing_was_measured_yet(folder: RunFolder, family: Family) -> None:
+    folder.existing()
+    other = dataclasses.replace(family, plan=msgspec.structs.replace(family.plan, seed=1))
+    assert not any(state.quality_done for state in RunFolder(folder.root, other).existing().values())
 
 
 def test_without_the_recorded_batches_the_base_is_scored_again(folder: RunFolder, family: Family) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +18,10 @@ import msgspec
 import yaml
 
 from jouleboard import paths, store
-from jouleboard.declared import Hardware, HubSource, Model, Noun, PathSource, Plan, Task
+from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, Noun, PackageSource, PathSource, Plan, Task
 from jouleboard.errors import DataFileError, PlanError
+from jouleboard.generators import GENERATORS
+from jouleboard.parsers import PARSERS
 from jouleboard.records import MAX_INTEGER
 
 MAX_YAML_BYTES = 256 * 1024
@@ -88,11 +91,61 @@ def read_yaml(path: Path, noun: type[N]) -> N:
         message, field = store.split_path(str(error))
         remedy = f"see `jouleboard.declared.{noun.__name__}` for the fields and what each means"
         raise DataFileError(message, file=path, field=field.strip() or None, remedy=remedy) from None
+    for wrong in _contradictions(found):
+        raise DataFileError(wrong.problem, file=path, field=wrong.field, remedy=wrong.remedy)
     ident = getattr(found, "id", path.stem)
     if ident != path.stem:
         raise DataFileError(f"is {ident!r}, the file's name says {path.stem!r}", file=path, field="id",
                             remedy="give both the same name")
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wrong:
+    """Fields that are well formed and do not fit together, or name what does not exist."""
+
+    field: str
+    problem: str
+    remedy: str
+
+
+def _contradictions(noun: object) -> Iterator[_Wrong]:
+    if isinstance(noun, Task):
+        yield from _task_contradictions(noun)
+    if isinstance(noun, Model) and (prior := noun.prior_quantisation) is not None:
+        digits = re.search(r"[0-9]+", prior.scheme)
+        if digits is None or int(digits[0]) != prior.bits:
+            yield _Wrong(field="prior_quantisation.scheme", problem=f"{prior.scheme!r} does not say {prior.bits} bits",
+                         remedy="name the bits in the scheme, as in Q4_1: a report keeps its name only")
+    if isinstance(noun, Hardware):
+        if (noun.method == "model") != (noun.power_model is not None):
+            yield _Wrong(field="power_model", problem=f"does not fit method {noun.method!r}",
+                         remedy="a power model belongs to method `model`, and to no other")
+        try:
+            re.compile(noun.device_pattern)
+        except re.error as error:
+            yield _Wrong(field="device_pattern", problem=f"no regular expression: {error}", remedy="mend the pattern")
+
+
+def _task_contradictions(task: Task) -> Iterator[_Wrong]:
+    if task.primary_metric not in task.metrics:
+        yield _Wrong(field="primary_metric", problem=f"{task.primary_metric!r} is not among the metrics",
+                     remedy=f"one of: {', '.join(task.metrics)}")
+    if any((metric == "bits_per_byte") != (task.kind == "perplexity") for metric in task.metrics):
+        yield _Wrong(field="metrics", problem=f"{', '.join(task.metrics)} in a task of kind {task.kind!r}",
+                     remedy="perplexity tasks have bits_per_byte, choice tasks acc and acc_norm")
+    if (task.lm_eval.folder is None) == (task.lm_eval.definition is None):
+        yield _Wrong(field="lm_eval", problem="needs one of `folder` and `definition`",
+                     remedy="`folder` for a definition of lm-eval's, `definition` for one of our own")
+    raw = isinstance(task.source, PackageSource | PathSource)
+    if (task.parser is not None and task.parser not in PARSERS) or (raw and task.parser is None):
+        yield _Wrong(field="parser", problem=f"there is no parser {task.parser!r}", remedy=f"one of: {', '.join(PARSERS)}")
+    if not raw and task.parser is not None:
+        yield _Wrong(field="parser", problem=f"{task.parser!r} for a source that has documents already",
+                     remedy="leave it out")
+    if isinstance(task.source, GeneratedSource) and task.source.generator not in GENERATORS:
+        yield _Wrong(field="source.generator", problem=f"there is no generator {task.source.generator!r}",
+                     remedy=f"one of: {', '.join(GENERATORS)}")
 
 
 @cache

@@ -8,6 +8,7 @@ never the only mark: the base is a diamond, variants are discs, cost-only rows h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -18,14 +19,14 @@ import vl_convert
 from altair.utils import schemapi
 
 from jouleboard.formats import visible
-from jouleboard.labels import CHAR_PX, Box, Frame, path_boxes, spot
+from jouleboard.labels import CHAR_PX, LINE_PX, Box, Frame, length_px, line_offsets, name_lines, path_boxes, spot
 from jouleboard.rows import Board, Estimate, Row
 from jouleboard.views import cost
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 LABELLED = 12
 """With more rows than this, points carry their rank instead of their name."""
-LONGEST_NAME = 32
+LONGEST_NAME, LONGEST_NARROW = 48, 32  # characters of one line
 _PLOT_HEIGHT, _STRIP_LINE, _NARROW = 320, 26, 400
 _INTERVAL: dict[str, Any] = {"strokeWidth": 2, "opacity": 0.55}
 
@@ -98,7 +99,7 @@ def specification(board: Board, words: Words, *, theme: Theme, width: int = 760)
         axes = _Axes(frame=frame, cost=title, quality=words.quality)
         panels.append(_plot(board, points, axes, words.chance, theme))
     if alone:
-        panels.append(_strip(alone, words, frame, theme))
+        panels.append(_strip(alone, words, frame, theme, many=_many_models(board)))
     chart: alt.VConcatChart = alt.vconcat(*panels, spacing=14).configure(**_config(theme))
     return chart
 
@@ -207,28 +208,36 @@ def _place(point: _Point) -> dict[str, Any]:
     }
 
 
-def _name(row: Row, *, ranks: bool) -> str:
-    if ranks and row.rank is not None:
-        return str(row.rank)
-    text = visible(row.report.recipe_title).strip().replace("\n", " ")
-    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
+def _name(row: Row, frame: Frame, *, model: bool, room: float = math.inf) -> tuple[str, ...]:
+    longest = LONGEST_NAME if frame.width > _NARROW else LONGEST_NARROW
+    if model and room < longest * CHAR_PX:
+        longest = max(12, int(room / CHAR_PX))
+    return name_lines(row.report.recipe_title, longest, model=row.report.model_title if model else None)
+
+
+def _many_models(board: Board) -> bool:
+    return len({row.report.model for row in (*board.ranked, *board.unranked)}) > 1
 
 
 def _labels(board: Board, points: Sequence[_Point], axes: _Axes, theme: Theme) -> list[alt.Chart]:
     """Name each point where the name covers nothing: beside it, above or below."""
     frame = axes.frame
-    ranks = len(board.ranked) > LABELLED
+    many = _many_models(board)
+    # Names of two lines take more room: a narrow chart, or many of them, has none.
+    ranks = len(board.ranked) > (LABELLED if not many else LABELLED // 2 if frame.width > _NARROW else 0)
     on = {row.entry for row in frontier(board)}
     line = [(frame.x(p.cost.value), frame.y(p.quality.value)) for p in points if p.row.entry in on]
     taken = [*path_boxes(sorted(line)), *(box for point in points for box in _marks(point, frame))]
     rows = []
     for point in points:
-        text = _name(point.row, ranks=ranks)
+        row = point.row
+        lines = (str(row.rank),) if ranks and row.rank is not None else _name(row, frame, model=many)
         x, y = frame.x(point.cost.value), frame.y(point.quality.value)
-        found = spot(x, y, length=len(text) * CHAR_PX, frame=frame, taken=taken)
+        found = spot(x, y, length=length_px(lines), lines=len(lines), frame=frame, taken=taken)
         taken.append(found.box)
-        place = {"x": frame.cost_at(found.x), "y": frame.quality_at(found.y), "align": found.align}
-        rows.append({**place, "text": text, "base": point.row.is_base})
+        for text, dy in zip(lines, line_offsets(len(lines)), strict=True):
+            place = {"x": frame.cost_at(found.x), "y": frame.quality_at(found.y + dy), "align": found.align}
+            rows.append({**place, "text": text, "base": row.is_base})
     chart = alt.Chart(_data(rows))
     colour = alt.condition("datum.base", alt.value(theme.base), alt.value(theme.variant))
     return [
@@ -250,20 +259,27 @@ def _marks(point: _Point, frame: Frame) -> list[Box]:
     ]
 
 
+def _room(found: Estimate, frame: Frame) -> float:
+    return max(frame.x(min(_ends(found))), frame.width - frame.x(max(_ends(found)))) - 10
+
+
 def _strip(
-    alone: Sequence[tuple[Row, Estimate]], words: Words, frame: Frame, theme: Theme
+    alone: Sequence[tuple[Row, Estimate]], words: Words, frame: Frame, theme: Theme, *, many: bool
 ) -> alt.LayerChart | alt.FacetChart:
     """Draw the lower panel: one line for each row whose cost is known and whose quality is not."""
     axes = _Axes(frame=frame, cost=_cost_title(words, frame))
-    rows = []
-    for line, (row, found) in enumerate(alone):
+    names = [_name(row, frame, model=many, room=_room(found, frame)) for row, found in alone]
+    step = max(_STRIP_LINE, max(map(len, names)) * LINE_PX + 12)
+    rows, texts = [], []
+    for number, ((_, found), lines) in enumerate(zip(alone, names, strict=True)):
         x1, x2 = max(0.0, min(_ends(found))), max(_ends(found))
-        text = _name(row, ranks=False)
-        right = frame.x(x2) + 10 + len(text) * CHAR_PX < frame.width
+        right = frame.x(x2) + 10 + length_px(lines) < frame.width
         at = frame.cost_at(frame.x(x2) + 10 if right else frame.x(x1) - 10)
-        side = "left" if right else "right"
-        rows.append({"x": found.value, "x1": x1, "x2": x2, "at": at, "line": line, "text": text, "align": side})
-    y = alt.Y("line:O", axis=None)
+        middle = (number + 0.5) * step
+        rows.append({"x": found.value, "x1": x1, "x2": x2, "y": middle})
+        for text, dy in zip(lines, line_offsets(len(lines)), strict=True):
+            texts.append({"at": at, "y": middle + dy, "text": text, "align": "left" if right else "right"})
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[step * len(alone), 0], nice=False))
     chart = alt.Chart(_data(rows), title=alt.Title(visible(words.cost_only), color=theme.muted, offset=6))
     layers: list[alt.Chart] = [
         chart.mark_rule(**_INTERVAL, color=theme.withheld).encode(x=axes.x("x1"), x2="x2:Q", y=y),
@@ -272,12 +288,13 @@ def _strip(
         ).encode(x=axes.x(), y=y),
     ]
     layers += [
-        chart.transform_filter(f"datum.align == '{align}'")
+        alt.Chart(_data(texts))
+        .transform_filter(f"datum.align == '{align}'")
         .mark_text(align=align, baseline="middle", fontSize=13, fontWeight=600, color=theme.withheld)
         .encode(x=axes.x("at"), y=y, text="text:N")
         for align in ("left", "right")
     ]
-    return alt.layer(*layers).properties(width=frame.width, height=_STRIP_LINE * len(alone))
+    return alt.layer(*layers).properties(width=frame.width, height=step * len(alone))
 
 
 def _config(theme: Theme) -> dict[str, Any]:

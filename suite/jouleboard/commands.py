@@ -42,7 +42,7 @@ def run(options: RunOptions) -> int:
     chosen = adapt(catalogue.plan(options.plan or DEFAULT_PLAN), options)
     profile = hardware.resolve(options.hardware)
     families = plan.families(chosen, profile)
-    out = options.out or Path("runs") / chosen.id
+    out = options.out or default_out(chosen)
     display = Display()
     print(describe(chosen, families, out))
     if options.dry_run:
@@ -62,6 +62,14 @@ def run(options: RunOptions) -> int:
     print(f"{len(complete)} of {len(results)} variants are complete in {out}")
     print(f"next: jouleboard check {out} && jouleboard build --reports {out} --out _site")
     return 0 if len(complete) == len(results) else 1
+
+
+def default_out(chosen: Plan) -> Path:
+    """Return `runs/<plan>`, with a digest of the plan behind it where the command line changed the plan."""
+    declared = paths.data_folder("plans") / f"{chosen.id}.yaml"
+    if declared.is_file() and catalogue.plan(chosen.id) == chosen:
+        return Path("runs") / chosen.id
+    return Path("runs") / f"{chosen.id}-{store.digest(chosen)[:8]}"
 
 
 def adapt(chosen: Plan, options: RunOptions) -> Plan:
@@ -94,6 +102,10 @@ def describe(chosen: Plan, families: Sequence[Family], out: Path) -> str:
         f"energy    {energy.trials} trials of about {energy.replay_tokens} tokens a variant, {chosen.threads} thread(s)",
         f"folder    {out}",
     ]
+    unused = hardware.unused_gpus(first.hardware)
+    if unused:
+        lines.append(f"note      there is a GPU here ({', '.join(unused)}) that no declared profile fits, so it is not used: "
+                     "copy hardware/nvidia-h100-sxm-80gb.yaml to a profile of your own")
     if chosen.provisional:
         lines.append(f"note      figures are provisional: {chosen.provisional}")
     return "\n".join(lines)

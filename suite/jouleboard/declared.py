@@ -17,13 +17,20 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Id = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
+Id = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}\Z")]
 """A name that is also a folder name."""
-Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
-Revision = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Revision = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}\Z")]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Finite = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
+"""A number that squares, sums and quotients of such numbers keep finite."""
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Watts = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+Relative = Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!(.*/)?\.\.(/|\Z))[^\x00-\x1f\\]{1,300}\Z")]
+"""A path that stays below the folder that it is relative to."""
 
 Method = Literal["gpu_counter", "gpu_integral", "rapl", "soc", "model", "simulated", "none"]
 Boundary = Literal["gpu", "gpu+cpu", "package", "soc", "wall", "cpu"]
@@ -45,9 +52,9 @@ class HubSource(Noun, tag="hub", tag_field="kind", frozen=True, kw_only=True):
 class PackageSource(Noun, tag="package", tag_field="kind", frozen=True, kw_only=True):
     """One member of one wheel on the package registry; the package is never installed nor imported."""
 
-    package: str
-    version: str
-    member: str
+    package: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?\Z")]
+    version: Annotated[str, msgspec.Meta(pattern=r"^[0-9][A-Za-z0-9.!+_-]{0,63}\Z")]
+    member: Relative
     sha256: Sha256
     """Digest of the member itself, in hexadecimal."""
 
@@ -63,7 +70,7 @@ class GeneratedSource(Noun, tag="generated", tag_field="kind", frozen=True, kw_o
     """Items that one of our own generators makes from a seed."""
 
     generator: str
-    grammar: str
+    grammar: Relative
     """File with the generator's vocabulary, relative to `tasks/`."""
     level: str
     seed: int
@@ -77,6 +84,7 @@ class PriorQuantisation(Noun, frozen=True, kw_only=True):
     """The grid that a model's weights already lie on, because what was published had been quantised."""
 
     scheme: str
+    """Its name, with the number of bits in it: `Q4_1`. A report keeps only this name, and a checker reads the bits from it."""
     bits: Positive
     group_size: Positive
 
@@ -104,9 +112,9 @@ class LmEval(Noun, frozen=True, kw_only=True):
     """Which definition of lm-eval a task uses, and where that file is."""
 
     task: str
-    folder: str | None = None
+    folder: Relative | None = None
     """Folder below `lm_eval/tasks`; None for a definition of our own."""
-    definition: str | None = None
+    definition: Relative | None = None
     """Our own YAML, relative to `tasks/`; None for one of lm-eval's."""
     split: str
 
@@ -119,7 +127,7 @@ class Task(Noun, frozen=True, kw_only=True):
     description: str
     kind: Literal["choice", "perplexity"]
     lm_eval: LmEval
-    metrics: tuple[Metric, ...]
+    metrics: Annotated[tuple[Metric, ...], msgspec.Meta(min_length=1)]
     primary_metric: Metric
     source: Source
     parser: str | None = None
@@ -141,8 +149,8 @@ class PowerModel(Noun, frozen=True, kw_only=True):
     idle_w_per_core x cores x wall time + (max_w_per_core - idle_w_per_core) x CPU-seconds.
     """
 
-    idle_w_per_core: NonNegative
-    max_w_per_core: NonNegative
+    idle_w_per_core: Watts
+    max_w_per_core: Watts
     relative_uncertainty: Fraction
     source: str
 
@@ -198,7 +206,7 @@ class PrefillPlan(Noun, frozen=True, kw_only=True):
     """Prefill probe: one forward pass over `tokens` tokens a sequence."""
 
     tokens: Positive
-    batches: tuple[Positive, ...]
+    batches: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
 
 
 class DecodePlan(Noun, frozen=True, kw_only=True):
@@ -206,7 +214,7 @@ class DecodePlan(Noun, frozen=True, kw_only=True):
 
     prompt_tokens: Positive
     tokens: Positive
-    batches: tuple[Positive, ...]
+    batches: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
 
 
 class Plan(Noun, frozen=True, kw_only=True):
@@ -218,10 +226,10 @@ class Plan(Noun, frozen=True, kw_only=True):
     provisional: str | None
     """Why the figures of this plan are provisional, or None when its windows and repeats satisfy the full rules."""
     seed: int
-    models: tuple[Id, ...]
+    models: Annotated[tuple[Id, ...], msgspec.Meta(min_length=1)]
     base: Id
-    recipes: tuple[Id, ...]
-    tasks: tuple[PlanTask, ...]
+    recipes: Annotated[tuple[Id, ...], msgspec.Meta(min_length=1)]
+    tasks: Annotated[tuple[PlanTask, ...], msgspec.Meta(min_length=1)]
     threads: Positive
     batch_size: Positive
     energy: EnergyPlan

@@ -53,11 +53,14 @@ def _profile() -> Finding:
 
 def _sensors() -> list[Finding]:
     gpus, rapl = detect.gpus(), detect.rapl()
-    gpu = Finding(
-        topic="NVIDIA GPU", ok=bool(gpus.devices), found=", ".join(gpus.devices) or gpus.reason or "none",
-        remedy=None if gpus.devices else "run on a machine with an NVIDIA GPU (Volta or newer) and its driver; "
-        "its own energy counter is then read through Zeus",
-    )
+    declared: list[Hardware] = list(catalogue.load_all(paths.data_folder("hardware"), Hardware).values())
+    fits = any(profile.method.startswith("gpu") and hardware.mismatch(profile) is None for profile in declared)
+    if gpus.devices:
+        remedy = None if fits else "no declared profile fits this GPU: copy hardware/nvidia-h100-sxm-80gb.yaml to one of your own"
+    else:
+        remedy = ("run on a machine with an NVIDIA GPU (Volta or newer) and its driver; its own energy counter is then "
+                  "read through Zeus")
+    gpu = Finding(topic="NVIDIA GPU", ok=fits, found=", ".join(gpus.devices) or gpus.reason or "none", remedy=remedy)
     zones = Finding(
         topic="processor energy counters (RAPL)", ok=rapl.readable, found=", ".join(rapl.zones) or rapl.reason or "none",
         remedy=None if rapl.readable else (

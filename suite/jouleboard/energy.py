@@ -6,6 +6,7 @@ An interrupted session of trials is measured anew as a whole: windows are only c
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import threading
 import time
 from collections.abc import Callable
@@ -67,14 +68,18 @@ def measure(session: Session) -> None:
                             "mend the cause, and run the same command again")
         return
     rows = _replay_batches(session)
-    for recipe in session.alive:
-        state = session.state[recipe.id]
-        state.trials, state.probes, state.trace = [], [], []
     session.idle.clear()
     names = [recipe.id for recipe in session.alive]
     order = plan.trial_order(names, session.family.plan.energy.trials, session.family.plan.seed)
+    name = store.digest([dt.datetime.now(dt.UTC).isoformat(), session.family.model.id, order])
+    for recipe in session.alive:
+        state = session.state[recipe.id]
+        state.trials, state.probes, state.trace = [], [], []
+        state.session, state.replay_sha256 = name, store.digest(rows)
     tokens = sum(len(row.tokens) for batch in rows for row in batch)
     with session.display.phase("energy", f"{len(order)} trials of {tokens} tokens, base first and last"):
+        for recipe in session.alive:
+            _step(session, recipe.id, "energy", _forget_peak)
         _idle(session)
         for index, name in enumerate(order):
             _step(session, name, "energy", partial(_trial, session, name=name, order=index, batches=rows))
@@ -86,6 +91,11 @@ def measure(session: Session) -> None:
     for recipe in session.alive:
         session.state[recipe.id].complete = True
         session.folder.write(session.state[recipe.id], session.idle)
+
+
+def _forget_peak(worker: Worker) -> None:
+    """Let every variant's peak memory be that of the same work, whether it was scored in this process or not."""
+    worker.ask(protocol.Memory(begin_anew=True), protocol.MemoryRead)
 
 
 def _step(session: Session, name: str, phase: str, work: Callable[[Worker], None]) -> None:
@@ -155,7 +165,7 @@ def _probes(session: Session, worker: Worker, *, recipe: Recipe) -> None:
             kind="decode" if probe.kind == "decode" else "prefill", batch=probe.batch,
             prompt_tokens=probe.prompt_tokens, output_tokens=probe.output_tokens, window=_there(window, recipe.id),
         ))
-    state.peak_memory_bytes = worker.ask(protocol.Memory(), protocol.MemoryRead).peak_memory_bytes
+    state.peak_memory_bytes = worker.ask(protocol.Memory(begin_anew=False), protocol.MemoryRead).peak_memory_bytes
     rates = ", ".join(f"{probe.kind} batch {probe.batch}: {_tokens_per_s(probe):.0f} tokens/s" for probe in state.probes)
     session.display.say(f"  {recipe.id}: {rates}")
 

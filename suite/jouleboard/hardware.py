@@ -34,6 +34,11 @@ def mismatch(profile: Hardware) -> str | None:
     return None
 
 
+def unused_gpus(profile: Hardware) -> tuple[str, ...]:
+    """Return the names of GPUs that are here while the profile in use is of something else."""
+    return () if profile.method.startswith("gpu") else detect.gpus().devices
+
+
 def resolve(ident: str | None) -> Hardware:
     """Return the profile that was asked for, or the best one that fits this machine.
 

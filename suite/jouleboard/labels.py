@@ -6,10 +6,13 @@ name is under it.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
+
+from jouleboard.formats import visible
 
 CHAR_PX, LINE_PX = 8.2, 15.0
 """Size of one character of a name at 13 px bold, as wide as in DejaVu Sans: on the safe side."""
@@ -61,7 +64,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spot:
-    """Where a name starts or ends, and the rectangle that it covers."""
+    """Where a name starts or ends (`y`: its middle), and the rectangle that it covers."""
 
     align: Literal["left", "right"]
     x: float
@@ -69,11 +72,15 @@ class Spot:
     box: Box
 
 
-def spot(x: float, y: float, *, length: float, frame: Frame, taken: Sequence[Box]) -> Spot:
+def spot(x: float, y: float, *, length: float, frame: Frame, taken: Sequence[Box], lines: int = 1) -> Spot:
     """Return the first free place for a name of a point, else the first one inside the frame, else the first."""
-    beside = [_at(x + dx, y + dy, length, rightwards=dx > 0) for dy, dx in _OFFSETS]
+    height, more = lines * LINE_PX, (lines - 1) * LINE_PX / 2
+    offsets = [(dy + (more if dy > 0 else -more), dx) for dy, dx in _OFFSETS]
+    beside = [_at(x + dx, y + dy, (length, height), rightwards=dx > 0) for dy, dx in offsets]
     # Where a name is too long for either side, it may also stand across, pushed inside the frame.
-    across = [_at(max(0.0, min(x, frame.width - length)), y + dy, length, rightwards=True) for dy, _ in _OFFSETS]
+    across = [
+        _at(max(0.0, min(x, frame.width - length)), y + dy, (length, height), rightwards=True) for dy, _ in offsets
+    ]
     inside = [
         one
         for one in (*beside, *across)
@@ -83,10 +90,37 @@ def spot(x: float, y: float, *, length: float, frame: Frame, taken: Sequence[Box
     return next(free, inside[0] if inside else beside[0])
 
 
-def _at(x: float, y: float, length: float, *, rightwards: bool) -> Spot:
+def line_offsets(lines: int) -> list[float]:
+    """Return how far the middle of each line is below the middle of a name."""
+    return [(line - (lines - 1) / 2) * LINE_PX for line in range(lines)]
+
+
+def _at(x: float, y: float, size: tuple[float, float], *, rightwards: bool) -> Spot:
+    length, height = size
     left = x if rightwards else x - length
-    box = Box(left=left, top=y - LINE_PX / 2, right=left + length, bottom=y + LINE_PX / 2)
+    box = Box(left=left, top=y - height / 2, right=left + length, bottom=y + height / 2)
     return Spot(align="left" if rightwards else "right", x=x, y=y, box=box)
+
+
+def name_lines(title: str, longest: int, *, model: str | None = None) -> tuple[str, ...]:
+    """Return a name in one line, or in two where it is long; the model, where it must be said, stands above it."""
+    if model is not None:
+        return (*name_lines(model, longest), *name_lines(title, longest))
+    text = " ".join(visible(title).split())
+    if len(text) <= longest:
+        return (text,)
+    # Two lines of about the same length look like one name, where a full line and a rest do not.
+    first, *rest = textwrap.wrap(text, min(longest, len(text) // 2 + 6))
+    return first, _cut(" ".join(rest), longest)
+
+
+def length_px(lines: Sequence[str]) -> float:
+    """Return the width of the longest line, on the safe side."""
+    return max(len(line) for line in lines) * CHAR_PX
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def path_boxes(corners: Iterable[tuple[float, float]]) -> list[Box]:

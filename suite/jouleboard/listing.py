@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jouleboard import catalogue, hardware, paths, recipes, sources
-from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, Noun, PackageSource, Plan, Task
+from jouleboard import catalogue, hardware, paths, sources
+from jouleboard.check import KINDS
+from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, PackageSource, Plan, Task
 from jouleboard.errors import PlanError
 from jouleboard.recipes import Recipe
 
@@ -40,20 +41,15 @@ def _plan(plan: Plan) -> str:
     return f"{plan.title} | {len(plan.models)} model(s), {len(plan.recipes)} recipes, {len(plan.tasks)} tasks"
 
 
-KINDS: dict[str, tuple[type[Noun], Callable[[Any], str]]] = {
-    "models": (Model, _model),
-    "recipes": (recipes.Recipe, _recipe),
-    "tasks": (Task, _task),
-    "hardware": (Hardware, _hardware),
-    "plans": (Plan, _plan),
+LINES: dict[str, Callable[[Any], str]] = {
+    "models": _model, "recipes": _recipe, "tasks": _task, "hardware": _hardware, "plans": _plan,
 }
 
 
 def show(kind: str) -> int:
     """Print one line for each declared thing of a kind."""
-    noun, line = KINDS[kind]
-    for ident, found in catalogue.load_all(paths.data_folder(kind), noun).items():
-        print(f"{ident:<32} {line(found)}")
+    for ident, found in catalogue.load_all(paths.data_folder(kind), KINDS[kind]).items():
+        print(f"{ident:<32} {LINES[kind](found)}")
     return 0
 
 
@@ -61,7 +57,7 @@ def show_one(kind: str, ident: str | None) -> int:
     """Print one declared thing as it stands in its file, after checking that it reads well."""
     if ident is None:
         raise PlanError("which one?", field="show", remedy=f"jouleboard {kind} list names them")
-    catalogue.load(kind, ident, KINDS[kind][0])
+    catalogue.load(kind, ident, KINDS[kind])
     print((paths.data_folder(kind) / f"{ident}.yaml").read_text(encoding="utf-8"), end="")
     return 0
 

@@ -61,17 +61,26 @@ def prepare(model: Model, helper: Callable[[], Helper], *, say: Say = quiet) -> 
     if model.format != "gguf":
         raise SourceError(f"model {model.id}: a single file must be GGUF", field="format", remedy="declare format: gguf")
     target = paths.cache_folder() / "models" / f"{model.id}-{key[:16]}"
-    if (target / IDENTITY).is_file():
+    if (target / IDENTITY).is_file() and _whole(target):
         say(f"{model.id}: dense weights in the cache")
         return Dense(folder=target, weights_sha256=_identity(target, model))
     say(f"{model.id}: making the weights dense (once)")
     return Dense(folder=target, weights_sha256=helper().convert(file, target))
 
 
+def _whole(folder: Path) -> bool:
+    """Whether every file of converted weights is there with the bytes that were written."""
+    try:
+        files = json.loads((folder / IDENTITY).read_text())["files"]
+        return all(sources.file_sha256(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
 def _identity(folder: Path, model: Model) -> str:
     try:
         found = str(json.loads((folder / IDENTITY).read_text())["weights_sha256"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         found = "unreadable"
     if found == "unreadable" or (model.weights_sha256 or found) != found:
         raise SourceError(f"model {model.id}: the cached weights are {found}, declared is {model.weights_sha256}",

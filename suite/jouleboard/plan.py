@@ -10,14 +10,19 @@ from typing import Any
 
 import msgspec
 
-from jouleboard import catalogue, recipes, store
+from jouleboard import __version__, catalogue, paths, recipes, sources, store
 from jouleboard.declared import Hardware, Model, Plan, PlanTask, Task
 from jouleboard.errors import PlanError
+from jouleboard.meters import detect
 from jouleboard.recipes import Recipe
 from jouleboard.records import FORMAT_VERSION, RULES_VERSION, ReplayRow
 
 COMPUTING_PACKAGES = ("torch", "transformers", "lm-eval", "torchao", "bitsandbytes", "zeus", "accelerate", "gguf",
                       "tokenizers", "numpy", "datasets")
+
+
+CALIBRATION = "data/calibration.txt"
+"""Our own text, relative to `tasks/`, for steps that need activations; never eval items."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +91,23 @@ def configuration(family: Family, recipe: Recipe) -> dict[str, Any]:
         "prefill": msgspec.to_builtins(plan.prefill),
         "decode": msgspec.to_builtins(plan.decode),
         "base": plan.base,
+        "recipes": [one.id for one in family.recipes],
         "model": msgspec.to_builtins(family.model),
         "recipe": msgspec.to_builtins(recipe),
         "tasks": [[msgspec.to_builtins(row.task), row.limit] for row in family.tasks],
         "hardware": msgspec.to_builtins(family.hardware),
         "packages": versions(),
+        "jouleboard": __version__,
+        "processor": detect.cpu_model(),
+        "contents": contents(family),
     }
+
+
+def contents(family: Family) -> dict[str, str]:
+    """Return the digests of files that decide what is computed and are named, not held, by the declarations."""
+    folder = paths.data_folder("tasks")
+    named = {CALIBRATION, *(row.task.lm_eval.definition for row in family.tasks if row.task.lm_eval.definition)}
+    return {name: sources.file_sha256(folder / name) for name in sorted(named)}
 
 
 def configuration_sha256(family: Family, recipe: Recipe) -> str:

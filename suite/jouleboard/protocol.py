@@ -105,7 +105,9 @@ class Probed(Noun, tag=True, frozen=True, kw_only=True):
 
 
 class Memory(Noun, tag=True, frozen=True, kw_only=True):
-    """Ask for the peak memory since the variant was built. Reply: `MemoryRead`."""
+    """Ask for the peak memory, and perhaps begin a new peak. Reply: `MemoryRead`."""
+
+    begin_anew: bool
 
 
 class MemoryRead(Noun, tag=True, frozen=True, kw_only=True):

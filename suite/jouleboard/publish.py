@@ -17,7 +17,7 @@ from pathlib import Path
 
 import jinja2
 
-from jouleboard import charts, downloads, formats, store, views
+from jouleboard import charts, downloads, formats, repeat, store, views
 from jouleboard.errors import JouleboardError
 from jouleboard.paths import data_folder
 from jouleboard.records import FileDigest
@@ -50,7 +50,7 @@ def publish(
         boards: the boards in the order of the front page.
         out: the folder to make; a former site there is replaced, anything else refused.
         folders: where the raw files of each entry (`Row.entry`) are, to be copied beside its page.
-        problems: reports that were left out, in words; listed on the front page.
+        problems: what was left out and why, a line each (`relative/path: field: what`); listed on the front page.
 
     Returns:
         The files of the site, sorted.
@@ -142,8 +142,7 @@ def _entry(site: _Site, board: Board, row: Row, folder: Path | None) -> None:
         cells={cell.task: cell for cell in row.tasks},
         withheld=views.withheld_codes(row),
         strip=views.strip(board, row),
-        command=views.command(row.report),
-        limits_differ=views.limits_differ(row.report),
+        repeat=repeat.repeat(row.report),
         raw=_raw(site, row, folder, home),
     )
 

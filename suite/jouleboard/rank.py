@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 import pandas as pd
-from scipy import stats
 
-from jouleboard import scores, store
+from jouleboard import costs, scores, store
+from jouleboard.costs import per_ktoken, probe_tokens, trial_cost
 from jouleboard.records import Item, Probe, Report, TaskResult, Trial
 from jouleboard.rows import Board, Estimate, Row, TaskCell
 
-LEVEL = 0.95
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rates:
+    """What the probes of one kind say, by batch size."""
+
+    cpu_s_per_ktoken: dict[int, float]
+    tokens_per_s: dict[int, float]
 
 
 class Entry(Protocol):
@@ -52,47 +59,72 @@ def boards(entries: Sequence[Entry]) -> list[Board]:
 
 
 def _keys(reports: Sequence[Report]) -> list[str]:
-    """Give each report the key of its board; one that failed may lack tasks, so it goes to its base's board."""
+    """Give each report the key of its board; one without trials goes to the board of its family's base."""
+    bases = sorted((report for report in reports if report.is_base and report.status != "failed"),
+                   key=lambda report: (not report.trials, board_key(report)))
+    own = {board_key(base) for base in bases}
+    alike: dict[str, str] = {}
     homes: dict[str, str] = {}
+    for base in bases:
+        alike.setdefault(store.digest([_family(base), _inputs(base)]), board_key(base))
+        homes.setdefault(_family(base), board_key(base))
+    found = []
     for report in reports:
-        if report.is_base and report.status != "failed":
-            family, key = _family(report), board_key(report)
-            homes[family] = min(key, homes.get(family, key))
-    return [homes.get(_family(report), board_key(report)) if report.status == "failed" else board_key(report)
-            for report in reports]
+        key = board_key(report)
+        if report.status == "failed":
+            # It may lack tasks.
+            key = key if key in own else homes.get(_family(report), key)
+        elif not report.trials:
+            key = alike.get(store.digest([_family(report), _inputs(report)]), key)
+        found.append(key)
+    return found
 
 
 def _family(report: Report) -> str:
-    return store.digest([report.plan, report.model, report.base, report.hardware_sha256, report.method, report.boundary,
-                         report.environment.cpu_model, list(report.environment.devices), report.engine.threads])
+    return store.digest([report.model, report.model_weights_sha256, report.base, _device(report)])
+
+
+def _inputs(report: Report) -> list[list[str]]:
+    return sorted([result.task, result.data_sha256, result.inputs_sha256] for result in report.tasks)
+
+
+def _device(report: Report) -> list[object]:
+    engine = report.engine
+    return [report.hardware_sha256, report.method, report.boundary, report.environment.cpu_model,
+            list(report.environment.devices), engine.threads, engine.name, engine.version, engine.batch_size]
 
 
 def board_key(report: Report) -> str:
-    """Return what must be equal for two entries to be compared: items, workload, device profile, method and boundary."""
-    return store.digest([
-        sorted([result.task, result.data_sha256, result.inputs_sha256] for result in report.tasks),
-        report.hardware_sha256, report.method, report.boundary, report.environment.cpu_model,
-        list(report.environment.devices), report.engine.threads,
-    ])[:12]
+    """Return what must be equal for two entries to be compared: items, workload, engine, device, method and boundary."""
+    return store.digest([_inputs(report), report.replay_sha256 if report.trials else None, _device(report)])[:12]
 
 
 def _board(key: str, entries: Sequence[Entry]) -> Board:
-    first = next((entry.report for entry in entries if entry.report.status != "failed"), entries[0].report)
-    bases = {(entry.report.model, entry.report.engine.name, entry.report.recipe): entry
-             for entry in entries if entry.report.is_base}
-    rows = [_row(entry, bases.get((entry.report.model, entry.report.engine.name, entry.report.base)))
-            for entry in entries]
+    first = next((entry.report for entry in entries if entry.report.trials and entry.report.status != "failed"),
+                 max(entries, key=lambda entry: len(entry.report.tasks)).report)
+    bases = [entry.report for entry in entries if entry.report.is_base and entry.report.tasks]
+    rows = [_row(entry, [base for base in bases if _shares_base(base, entry.report)]) for entry in entries]
     cpu_time = first.method == "model"
     ranked = sorted((row for row in rows if row.unranked is None), key=lambda row: (_cost(row, cpu_time), row.entry))
     numbered = [_with_rank(row, index) for index, row in enumerate(ranked, start=1)]
-    silent = sorted({cell.task for row in rows for cell in row.tasks if not cell.signal})
     models = sorted({entry.report.model_title for entry in entries})
     return Board(
         key=key, title=f"{first.hardware_title}: {', '.join(models)}", hardware=first.hardware, method=first.method,
         boundary=first.boundary, is_cpu_time=cpu_time, tasks=tuple(result.task for result in first.tasks),
-        no_signal=tuple(silent), ranked=tuple(numbered),
+        no_signal=_no_signal(bases), ranked=tuple(numbered),
         unranked=tuple(sorted((row for row in rows if row.unranked is not None), key=lambda row: row.entry)),
     )
+
+
+def _no_signal(bases: Sequence[Report]) -> tuple[str, ...]:
+    """Name the tasks on which no base of the board is clearly above chance; without a base nothing is known."""
+    known = [(task, signal) for base in bases for task, signal in _signal(base).items() if signal is not None]
+    return tuple(sorted({task for task, _ in known} - {task for task, signal in known if signal}))
+
+
+def _shares_base(base: Report, report: Report) -> bool:
+    """Whether a base is the one that an entry names: the same recipe of the same weights by the same engine."""
+    return base.recipe == report.base and _family(base) == _family(report)
 
 
 def _with_rank(row: Row, rank: int) -> Row:
@@ -104,40 +136,55 @@ def _cost(row: Row, cpu_time: bool) -> float:  # noqa: FBT001 - one private call
     return math.inf if cost is None else cost.value
 
 
-def _row(entry: Entry, base: Entry | None) -> Row:
+def _row(entry: Entry, bases: Sequence[Report]) -> Row:
+    """Derive one row.
+
+    Args:
+        entry: what is shown.
+        bases: the base that the entry names, as each session measured it.
+    """
     report = entry.report
-    signal = _signal(base.report) if base is not None else {}
-    cells = tuple(_cell(result, signal.get(result.task, False)) for result in report.tasks)
-    trials = [trial for trial in report.trials if trial.void is None]
-    cpu = cost_per_ktoken(trials, [trial.window.cpu_s for trial in trials])
+    base = next((base for base in bases if _same_session(base, report)), None)
+    nearest = base or next(iter(bases), None)
+    # Answers are the same in every session, costs are not.
+    signal = {} if nearest is None else _signal(nearest)
+    trials = _valid(report)
     estimated = report.method == "model"
-    energy = _energy(trials, estimated=estimated)
+    own = [trial_cost(trial, cpu_time=estimated) for trial in trials]
+    theirs = [] if base is None else [trial_cost(trial, cpu_time=estimated) for trial in _valid(base)]
+    cpu = costs.mean([trial_cost(trial, cpu_time=True) for trial in trials])
+    energy = costs.estimated_joules(trials) if estimated else costs.mean(own)
     quality = macro_quality(report.tasks, signal)
-    base_trials = [] if base is None else [trial for trial in base.report.trials if trial.void is None]
-    prefill, decode = _probes(report.probes, "prefill"), _probes(report.probes, "decode")
+    prefill, decode = _rates(report.probes, "prefill"), _rates(report.probes, "decode")
     return Row(
         entry=entry.name, report=report, is_base=report.is_base, badges=_badges(report),
-        unranked=_unranked(report, base, quality, cpu if estimated else energy), rank=None, quality=quality,
-        tasks=cells, cpu_s_per_ktoken=cpu,
-        cost_ratio=_cost_ratio(trials, base_trials, estimated=estimated, is_base=report.is_base),
+        unranked=_unranked(report, bases, quality, cpu if estimated else energy), rank=None, quality=quality,
+        tasks=tuple(_cell(result, signal.get(result.task)) for result in report.tasks), cpu_s_per_ktoken=cpu,
+        cost_ratio=Estimate(value=1.0, low=None, high=None) if report.is_base else costs.ratio(own, theirs),
         energy_j_per_ktoken=energy, energy_is_estimate=estimated,
         quality_per_kilojoule=_per_kilojoule(quality, energy, estimated=estimated),
-        prefill_cpu_s_per_ktoken={batch: 1000 * probe.window.cpu_s / tokens
-                                  for batch, (probe, tokens) in prefill.items() if probe.window.cpu_s is not None},
-        decode_cpu_s_per_ktoken={batch: 1000 * probe.window.cpu_s / tokens
-                                 for batch, (probe, tokens) in decode.items() if probe.window.cpu_s is not None},
-        prefill_tokens_per_s={batch: tokens / probe.window.duration_s for batch, (probe, tokens) in prefill.items()},
-        decode_tokens_per_s={batch: tokens / probe.window.duration_s for batch, (probe, tokens) in decode.items()},
+        prefill_cpu_s_per_ktoken=prefill.cpu_s_per_ktoken, decode_cpu_s_per_ktoken=decode.cpu_s_per_ktoken,
+        prefill_tokens_per_s=prefill.tokens_per_s, decode_tokens_per_s=decode.tokens_per_s,
         weight_bytes=None if report.realised is None else report.realised.weight_bytes,
         peak_memory_bytes=report.peak_memory_bytes,
     )
 
 
-def _signal(base: Report) -> dict[str, bool]:
-    return {result.task: bool(result.above_chance) for result in base.tasks}
+def _same_session(base: Report, report: Report) -> bool:
+    return base.status == "complete" and bool(base.trials) and base.session is not None and (
+        base.session == report.session)
 
 
-def _cell(result: TaskResult, signal: bool) -> TaskCell:  # noqa: FBT001
+def _valid(report: Report) -> list[Trial]:
+    return [trial for trial in report.trials if trial.void is None]
+
+
+def _signal(base: Report) -> dict[str, bool | None]:
+    """Say of each task whether the base is clearly above chance; None where its quality is withheld."""
+    return {result.task: result.above_chance for result in base.tasks}
+
+
+def _cell(result: TaskResult, signal: bool | None) -> TaskCell:  # noqa: FBT001 - a state, not a switch
     score = result.scores[result.primary_metric]
     shown = None
     if score is not None:
@@ -147,7 +194,7 @@ def _cell(result: TaskResult, signal: bool) -> TaskCell:  # noqa: FBT001
                     signal=signal, withheld=result.withheld, items=result.items_used)
 
 
-def macro_quality(results: Sequence[TaskResult], signal: Mapping[str, bool]) -> Estimate | None:
+def macro_quality(results: Sequence[TaskResult], signal: Mapping[str, bool | None]) -> Estimate | None:
     """Average the chance-corrected accuracies of the tasks with signal; None where one is withheld or none is left.
 
     Bits per byte is shown but not averaged in: it has no natural end of scale, and a share of it is no share of answers.
@@ -156,10 +203,10 @@ def macro_quality(results: Sequence[TaskResult], signal: Mapping[str, bool]) -> 
     """
     parts = []
     for result in results:
-        if result.kind != "choice" or not signal.get(result.task, False):
+        if result.kind != "choice" or not signal.get(result.task):
             continue
         score = result.scores[result.primary_metric]
-        if score is None:
+        if score is None or result.chance.value >= 1:
             return None
         parts.append(scores.chance_corrected(score, result.chance, result.primary_metric))
     if not parts:
@@ -167,70 +214,6 @@ def macro_quality(results: Sequence[TaskResult], signal: Mapping[str, bool]) -> 
     mean = math.fsum(value for value, _ in parts) / len(parts)
     stderr = math.sqrt(math.fsum(error**2 for _, error in parts)) / len(parts)
     return Estimate(value=mean, low=mean - scores.Z95 * stderr, high=mean + scores.Z95 * stderr)
-
-
-def cost_per_ktoken(trials: Sequence[Trial], costs: Sequence[float | None]) -> Estimate | None:
-    """Mean cost of 1,000 useful tokens over repeats, with Student's t interval; None where a trial has no cost.
-
-    Args:
-        trials: the repeats.
-        costs: of each repeat, in the unit of the result.
-    """
-    known = [cost for cost in costs if cost is not None]
-    if not trials or len(known) != len(trials):
-        return None
-    values = [1000 * cost / (trial.prompt_tokens + trial.output_tokens)
-              for cost, trial in zip(known, trials, strict=True)]
-    mean, half = _mean_and_half(values)
-    return Estimate(value=mean, low=None if half is None else mean - half, high=None if half is None else mean + half)
-
-
-def _mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:  # noqa: PLR2004 - one value has no spread
-        return mean, None
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
-    return mean, quantile * spread / math.sqrt(len(values))
-
-
-def _energy(trials: Sequence[Trial], *, estimated: bool) -> Estimate | None:
-    if not estimated:
-        return cost_per_ktoken(trials, [trial.window.energy.measured_j for trial in trials])
-    found = cost_per_ktoken(trials, [trial.window.energy.estimate_j for trial in trials])
-    share = trials[0].window.energy.estimate_relative_uncertainty if trials else None
-    if found is None or share is None:
-        return found
-    # The model's own uncertainty is far larger than the spread of repeats, and common to all of them.
-    return Estimate(value=found.value, low=found.value * (1 - share), high=found.value * (1 + share))
-
-
-def _trial_cost(trial: Trial, *, estimated: bool) -> float | None:
-    cost = trial.window.cpu_s if estimated else trial.window.energy.measured_j
-    return None if cost is None else cost / (trial.prompt_tokens + trial.output_tokens)
-
-
-def _cost_ratio(
-    trials: Sequence[Trial], base: Sequence[Trial], *, estimated: bool, is_base: bool
-) -> Estimate | None:
-    """Ratio of mean costs, with an interval on the logarithm: Welch's t over the two sets of repeats."""
-    if is_base:
-        return Estimate(value=1.0, low=None, high=None)
-    mine, theirs = ([cost for trial in each if (cost := _trial_cost(trial, estimated=estimated))]
-                    for each in (trials, base))
-    # A trial without a cost leaves the mean unknown: leaving it out would be a guess.
-    if not mine or not theirs or len(mine) != len(trials) or len(theirs) != len(base):
-        return None
-    ratio = (math.fsum(mine) / len(mine)) / (math.fsum(theirs) / len(theirs))
-    # Repeats that are all the same say nothing of their spread; rounding would make an interval of width zero.
-    if min(len(mine), len(theirs)) < 2 or len({*mine}) + len({*theirs}) == 2:  # noqa: PLR2004
-        return Estimate(value=ratio, low=None, high=None)
-    interval = stats.ttest_ind([math.log(value) for value in mine], [math.log(value) for value in theirs],
-                               equal_var=False).confidence_interval(LEVEL)
-    low, high = math.exp(interval.low), math.exp(interval.high)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return Estimate(value=ratio, low=None, high=None)
-    return Estimate(value=ratio, low=low, high=high)
 
 
 def _per_kilojoule(quality: Estimate | None, energy: Estimate | None, *, estimated: bool) -> Estimate | None:
@@ -245,12 +228,19 @@ def _per_kilojoule(quality: Estimate | None, energy: Estimate | None, *, estimat
     if energy.high is None or quality.high is None or quality.value <= 0:
         return Estimate(value=value, low=None, high=None)
     relative = math.hypot((quality.high - quality.value) / quality.value, (energy.high - energy.value) / energy.value)
-    return Estimate(value=value, low=value * math.exp(-relative), high=value * math.exp(relative))
+    factor = costs.exp(relative)
+    if factor is None or not math.isfinite(value * factor):
+        return Estimate(value=value, low=None, high=None)
+    return Estimate(value=value, low=value / factor, high=value * factor)
 
 
-def _probes(probes: Sequence[Probe], kind: str) -> dict[int, tuple[Probe, int]]:
-    return {probe.batch: (probe, probe.batch * (probe.output_tokens if kind == "decode" else probe.prompt_tokens))
-            for probe in probes if probe.kind == kind}
+def _rates(probes: Sequence[Probe], kind: str) -> _Rates:
+    mine = [probe for probe in probes if probe.kind == kind]
+    costs = {probe.batch: per_ktoken(probe.window.cpu_s, probe_tokens(probe)) for probe in mine}
+    return _Rates(
+        cpu_s_per_ktoken={batch: cost for batch, cost in costs.items() if cost is not None},
+        tokens_per_s={probe.batch: probe_tokens(probe) / probe.window.duration_s for probe in mine},
+    )
 
 
 def _badges(report: Report) -> tuple[str, ...]:
@@ -264,7 +254,7 @@ def _badges(report: Report) -> tuple[str, ...]:
     return tuple(name for name, holds in found if holds)
 
 
-def _unranked(report: Report, base: Entry | None, quality: Estimate | None, cost: Estimate | None) -> str | None:
+def _unranked(report: Report, bases: Sequence[Report], quality: Estimate | None, cost: Estimate | None) -> str | None:
     """Say why an entry has no rank, in words; None where it has one."""
     if report.failure is not None:
         return f"failed in {report.failure.phase}: {report.failure.reason}"
@@ -278,8 +268,10 @@ def _unranked(report: Report, base: Entry | None, quality: Estimate | None, cost
                 "so a quantiser that coarse lands on the same grid and looks lossless; the cost is shown")
     if withheld:
         return f"quality withheld ({', '.join(withheld)})"
-    if base is None:
+    if not bases:
         return "its base is not on this board, so there is nothing to compare it with"
+    if not any(_same_session(base, report) for base in bases):
+        return "its base was not measured in the same session"
     if quality is None:
         return "no task on which the base is clearly above chance"
     return "no cost was measured" if cost is None else None

@@ -14,7 +14,19 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from jouleboard.declared import Boundary, Fraction, Id, Method, Metric, NonNegative, Noun, Positive, PowerModel, Sha256
+from jouleboard.declared import (
+    Boundary,
+    Finite,
+    Fraction,
+    Id,
+    Method,
+    Metric,
+    Noun,
+    Positive,
+    PowerModel,
+    Seconds,
+    Sha256,
+)
 
 FORMAT = "jouleboard-report"
 FORMAT_VERSION = 1
@@ -57,15 +69,15 @@ class Item(Noun, frozen=True, kw_only=True):
 class Score(Noun, frozen=True, kw_only=True):
     """The mean of one metric over a task's items, with its standard error."""
 
-    value: float
-    stderr: NonNegative
+    value: Finite
+    stderr: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
     n: Positive
 
 
 class Chance(Noun, frozen=True, kw_only=True):
     """What a model without knowledge scores: the larger of guessing and the best constant answer."""
 
-    value: float
+    value: Finite
     source: str
 
 
@@ -100,8 +112,8 @@ class TaskResult(Noun, frozen=True, kw_only=True):
     """Tokens that went through the model, padding left out."""
     computed_tokens: Count
     """Tokens that went through the model, padding included."""
-    duration_s: NonNegative
-    cpu_s: NonNegative | None
+    duration_s: Seconds
+    cpu_s: Seconds | None
 
 
 class ReplayRow(Noun, frozen=True, kw_only=True):
@@ -122,10 +134,10 @@ class Energy(Noun, frozen=True, kw_only=True):
 
     method: Method
     boundary: Boundary
-    measured_j: float | None
+    measured_j: Finite | None
     """Joules a sensor gave, summed over `domains_j`; None where there is no sensor."""
-    domains_j: dict[str, float]
-    estimate_j: float | None
+    domains_j: dict[str, Finite]
+    estimate_j: Finite | None
     """Joules from the declared power model, only for method `model`."""
     estimate_relative_uncertainty: Fraction | None
 
@@ -134,8 +146,8 @@ class Window(Noun, frozen=True, kw_only=True):
     """One measured stretch of time."""
 
     started_utc: str
-    duration_s: Annotated[float, msgspec.Meta(gt=0)]
-    cpu_s: NonNegative | None
+    duration_s: Annotated[float, msgspec.Meta(ge=1e-6, le=1e9)]
+    cpu_s: Seconds | None
     """CPU time of the worker's process tree inside the window."""
     energy: Energy
 
@@ -176,8 +188,8 @@ class Gate(Noun, frozen=True, kw_only=True):
 
     name: str
     status: Literal["pass", "fail", "not-applicable"]
-    value: float | str | None
-    limit: float | str | None
+    value: Finite | str | None
+    limit: Finite | str | None
     reason: str
 
 
@@ -201,8 +213,8 @@ class Realised(Noun, frozen=True, kw_only=True):
 class Build(Noun, frozen=True, kw_only=True):
     """The bill of making the variant from the base's weights."""
 
-    duration_s: NonNegative
-    cpu_s: NonNegative | None
+    duration_s: Seconds
+    cpu_s: Seconds | None
     energy: Energy | None
     steps: tuple[dict[str, Any], ...]
     """Each step as the recipe declares it, with what it found out (`dropped_layers`, ...)."""

@@ -25,14 +25,15 @@ class TaskCell(Noun, frozen=True, kw_only=True):
     score: Estimate | None
     """None where the quality is withheld."""
     chance: float
-    signal: bool
-    """Whether the base of this family is clearly above chance; a task without signal does not count on the board."""
+    signal: bool | None
+    """Whether the base of this family is clearly above chance, None where that base is not known; only a task with signal
+    counts in the quality."""
     withheld: str | None
     items: int
 
 
 class Row(Noun, frozen=True, kw_only=True):
-    """One entry on a board. `_per_ktoken` means per 1,000 useful (unpadded) tokens."""
+    """One entry on a board. `_per_ktoken` means per 1,000 tokens that went through the model, padding left out."""
 
     entry: str
     """Path of the entry's page below `entries/`, without a slash at either end."""
@@ -65,7 +66,7 @@ class Row(Noun, frozen=True, kw_only=True):
 
 
 class Board(Noun, frozen=True, kw_only=True):
-    """Comparable rows: same items, same workload, same device profile, same method and boundary."""
+    """Comparable rows: same items, same workload, same engine and device profile, same method and boundary."""
 
     key: str
     """Short digest over what all rows share."""
@@ -77,6 +78,6 @@ class Board(Noun, frozen=True, kw_only=True):
     """True where no sensor gave joules: ordered by measured CPU-seconds, joules are estimates and never ranked."""
     tasks: tuple[str, ...]
     no_signal: tuple[str, ...]
-    """Tasks on which the base is not clearly above chance."""
+    """Tasks on which no base of the board is clearly above chance; none where no base is on it."""
     ranked: tuple[Row, ...]
     unranked: tuple[Row, ...]

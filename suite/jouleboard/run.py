@@ -15,19 +15,17 @@ from pathlib import Path
 import msgspec
 
 from jouleboard import energy, meters, models, protocol, runfolder, scores, tasks
-from jouleboard.declared import Hardware
-from jouleboard.errors import JouleboardError, UnitError
+from jouleboard.declared import Hardware, PathSource
+from jouleboard.errors import HardwareError, JouleboardError, UnitError
 from jouleboard.models import Dense
 from jouleboard.paths import data_folder
-from jouleboard.plan import Chosen, Family
+from jouleboard.plan import CALIBRATION, Chosen, Family
 from jouleboard.progress import Display
 from jouleboard.recipes import Recipe
 from jouleboard.runfolder import Progressed, RunFolder
 from jouleboard.session import Session
 from jouleboard.tasks import Prepared
 from jouleboard.units import Worker
-
-CALIBRATION = "data/calibration.txt"
 
 
 def run_family(family: Family, out: Path, display: Display) -> list[Progressed]:
@@ -47,7 +45,7 @@ def run_family(family: Family, out: Path, display: Display) -> list[Progressed]:
     folder = RunFolder(out, family)
     with folder.lock():
         found = folder.existing()
-        if all(state.complete for state in found.values()):
+        if all(state.complete for state in found.values()) and _pinned(family):
             display.say(f"{family.model.id}: all {len(found)} variants are complete in {folder.root}: re-used, "
                         "nothing is measured again")
             return list(found.values())
@@ -56,6 +54,8 @@ def run_family(family: Family, out: Path, display: Display) -> list[Progressed]:
             prepared = {row.task.id: tasks.prepare(row.task, say=_indent(display)) for row in family.tasks}
             _report_unparsed(prepared, display)
             dense = _dense(family, folder, display)
+        folder.require_same_inputs(found, dense.weights_sha256,
+                                   {name: data.data_sha256 for name, data in prepared.items()})
         session = Session(family=family, folder=folder, display=display, meter=meter, dense=dense, prepared=prepared,
                           state=found)
         try:
@@ -63,6 +63,12 @@ def run_family(family: Family, out: Path, display: Display) -> list[Progressed]:
         finally:
             session.stop()
         return list(session.state.values())
+
+
+def _pinned(family: Family) -> bool:
+    """Whether every input is named by its digest, so that nothing needs to be read to know that it is the same."""
+    return not any(isinstance(source, PathSource) and source.sha256 is None
+                   for source in (family.model.source, *(row.task.source for row in family.tasks)))
 
 
 def _indent(display: Display) -> Callable[[str], None]:
@@ -103,17 +109,28 @@ def _dense(family: Family, folder: RunFolder, display: Display) -> Dense:
 
 def _phases(session: Session) -> None:
     display, family = session.display, session.family
-    with display.phase("build", f"{len(family.recipes)} variants of {family.model.id}, one process each"):
-        for recipe in family.recipes:
-            log = session.folder.logs / f"{recipe.id}.log"
-            # Workers die with the thread that starts them, so they are started here and not in a pool.
-            session.workers[recipe.id] = Worker(recipe.id, log, threads=family.plan.threads)
-        for recipe in family.recipes:
-            _guarded(session, recipe, "build", partial(_build, session, recipe))
+    unfinished = [recipe for recipe in family.recipes if not session.state[recipe.id].complete]
+    with display.phase("build", f"{len(unfinished)} variants of {family.model.id}, one process each"):
+        _build_all(session, unfinished)
     with display.phase("quality", ", ".join(_label(row, session.prepared) for row in family.tasks)):
-        _quality_pass(session)
-    if session.alive:
-        energy.measure(session)
+        _quality_pass(session, unfinished)
+    if not any(recipe in session.alive for recipe in unfinished):
+        return
+    finished = [recipe for recipe in family.recipes if recipe not in unfinished]
+    if finished:
+        # Windows are only compared within one session, so what was measured before is measured again beside the rest.
+        with display.phase("build", f"{len(finished)} variants that were complete, to measure them in the same session"):
+            _build_all(session, finished)
+    energy.measure(session)
+
+
+def _build_all(session: Session, chosen: list[Recipe]) -> None:
+    for recipe in chosen:
+        log = session.folder.logs / f"{recipe.id}.log"
+        # Workers die with the thread that starts them, so they are started here and not in a pool.
+        session.workers[recipe.id] = Worker(recipe.id, log, threads=session.family.plan.threads)
+    for recipe in chosen:
+        _guarded(session, recipe, "build", partial(_build, session, recipe))
 
 
 def _label(row: Chosen, prepared: dict[str, Prepared]) -> str:
@@ -144,18 +161,26 @@ def _build(session: Session, recipe: Recipe) -> None:
 
 
 def device(hardware: Hardware) -> str:
-    """Return torch's name for the profile's device."""
+    """Return torch's name for the profile's device.
+
+    Raises:
+        HardwareError: the profile has several devices, and a model runs on one here.
+    """
+    if hardware.count > 1:
+        raise HardwareError(f"declares {hardware.count} devices, a variant runs on one", file=f"hardware/{hardware.id}.yaml",
+                            field="count", remedy="declare a profile of one device")
     return "cuda:0" if hardware.method.startswith("gpu") else "cpu"
 
 
-def _quality_pass(session: Session) -> None:
+def _quality_pass(session: Session, chosen: list[Recipe]) -> None:
     """Score all items of every variant; several variants at once where cores allow, since no energy is measured here."""
     plan_ = session.family.plan
     at_once = max(1, (os.cpu_count() or 1) // plan_.threads) if device(session.family.hardware) == "cpu" else 1
     # The slowest first, so that the cores end together: on CPUs few bits a weight mean much unpacking.
-    open_ = sorted((recipe for recipe in session.alive if not session.state[recipe.id].quality_done),
+    alive = [recipe for recipe in chosen if recipe in session.alive]
+    open_ = sorted((recipe for recipe in alive if not session.state[recipe.id].quality_done),
                    key=lambda recipe: recipe.weight_bits or 16)
-    for recipe in session.alive:
+    for recipe in alive:
         if recipe not in open_:
             session.display.say(f"  {recipe.id}: scored before, re-used")
     with ThreadPoolExecutor(max_workers=at_once) as pool:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import datetime as dt
 import fcntl
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,11 +129,12 @@ class RunFolder:
 
     def _existing(self, recipe: Recipe) -> Progressed:
         state = Progressed(recipe=recipe)
+        store.recover_folder(self.entry(recipe))
         wanted = plan.configuration(self._family, recipe)
         note = self._work / recipe.id / "configuration.json"
-        if note.is_file():
+        if note.is_file() and any(True for _ in store.find_reports(self.root / self._family.model.id)):
             self._require_same(wanted, note)
-        else:
+        if not note.is_file() or note.read_bytes() != store.canonical(wanted):
             store.write_atomic(note, store.canonical(wanted))
         path = self.entry(recipe) / store.REPORT
         if not path.is_file():
@@ -143,13 +143,41 @@ class RunFolder:
         if report.configuration_sha256 != store.digest(wanted):
             raise PlanError("holds an entry of another configuration", file=path, field="configuration_sha256",
                             remedy="name another folder with --out, or delete this one")
-        if report.status == "failed" or store.report_digest(report) != report.digest:
+        scored = [result.task for result in report.tasks] == [row.task.id for row in self._family.tasks]
+        if not scored or store.report_digest(report) != report.digest:
             return state
         self._restore_items(recipe, report)
         state.results = list(report.tasks)
         state.quality_done = True
-        state.complete = report.status == "complete"
+        state.weights_sha256 = report.model_weights_sha256
+        state.complete = report.status == "complete" and self._trace_is_whole(recipe, report)
         return state
+
+    def _trace_is_whole(self, recipe: Recipe, report: Report) -> bool:
+        try:
+            lines = store.read_lines(self.entry(recipe) / store.TRACE)
+        except DataFileError:
+            return False
+        return store.lines_sha256(lines) == report.files[store.TRACE].sha256
+
+    def require_same_inputs(self, found: Mapping[str, Progressed], weights_sha256: str, data: Mapping[str, str]) -> None:
+        """Refuse to go on where weights or items are not those that the folder's entries were made with.
+
+        Args:
+            found: from `existing`.
+            weights_sha256: fingerprint of the base's dense weights now.
+            data: digest of each task's documents now.
+
+        Raises:
+            PlanError: naming what changed.
+        """
+        for state in found.values():
+            changed = [f"items of {result.task}" for result in state.results if data[result.task] != result.data_sha256]
+            if state.weights_sha256 not in {None, weights_sha256}:
+                changed.append(f"weights of {self._family.model.id}")
+            if changed:
+                raise PlanError(f"holds entries made with other inputs: {', '.join(changed)}", file=self.root,
+                                field="--out", remedy="name another folder with --out, or delete this one")
 
     def _restore_items(self, recipe: Recipe, report: Report) -> None:
         """Check the stored items before they are used again, and lay them out as working files where missing."""
@@ -159,15 +187,15 @@ class RunFolder:
             if item.digest != store.item_digest(item):
                 raise DataFileError("the item was changed after it was measured", file=folder / store.ITEMS,
                                     field=f"{item.task} item {item.item}", remedy="delete the entry and run again")
-        lines = b"".join(store.canonical(item) + b"\n" for item in items)
-        if store.ITEMS not in report.files or hashlib.sha256(lines).hexdigest() != report.files[store.ITEMS].sha256:
+        lines = [store.canonical(item) for item in items]
+        if store.ITEMS not in report.files or store.lines_sha256(lines) != report.files[store.ITEMS].sha256:
             raise DataFileError("these are not the items that the report names", file=folder / store.ITEMS,
                                 field=store.ITEMS, remedy="delete the entry and run again")
         for result in report.tasks:
             target = self.work_files(recipe, result.task).items
             if not target.is_file():
-                mine = [store.canonical(item) + b"\n" for item in items if item.task == result.task]
-                store.write_atomic(target, b"".join(mine))
+                mine = [store.canonical(item) for item in items if item.task == result.task]
+                store.write_atomic(target, store.joined(mine))
 
     def _require_same(self, wanted: dict[str, Any], note: Path) -> None:
         try:
@@ -184,12 +212,15 @@ class RunFolder:
                             remedy="name another folder with --out, or delete this one to measure anew")
 
     def write(self, state: Progressed, idle: Sequence[Window]) -> None:
-        """Write a variant's entry: raw records first, the report last."""
-        folder = self.entry(state.recipe)
+        """Write a variant's entry into a folder of its own and put it in place whole."""
+        target = self.entry(state.recipe)
+        store.recover_folder(target)
+        folder = target.with_name(f".{target.name}.new")
         files = {store.ITEMS: store.write_items(folder, self._items(state)),
                  store.TRACE: store.write_lines(folder / store.TRACE, [TRACE_HEADER, *state.trace])}
         report = msgspec.structs.replace(self._report(state, idle), files=files)
         store.write_report(folder, report)
+        store.replace_folder(folder, target)
 
     def _items(self, state: Progressed) -> Iterator[Item]:
         for result in state.results:

@@ -117,6 +117,11 @@ def withheld_reason(model: Model, weight_bits: int | None) -> str | None:
         weight_bits: bits a weight of the recipe's quantiser, None where it does not quantise.
     """
     prior = model.prior_quantisation
-    if prior is None or weight_bits is None or weight_bits > prior.bits:
+    return base_grid(None if prior is None else prior.bits, weight_bits)
+
+
+def base_grid(prior_bits: int | None, weight_bits: int | None) -> str | None:
+    """Return `base-grid` where a quantiser of `weight_bits` is no finer than a grid of `prior_bits`."""
+    if prior_bits is None or weight_bits is None or weight_bits > prior_bits:
         return None
     return BASE_GRID

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from jouleboard import paths
 from jouleboard.errors import JouleboardError
 from jouleboard.meters.interface import Meter
 from jouleboard.models import Dense
@@ -37,6 +40,14 @@ class Session:
         """Recipes that have not failed, the base first."""
         return [recipe for recipe in self.family.recipes if self.state[recipe.id].failure is None]
 
+    def _public(self, text: str) -> str:
+        """Leave the folders of this machine and its user out of what an entry says."""
+        folders = {str(self.folder.root.absolute()): "OUT", str(paths.cache_folder()): "CACHE", sys.prefix: "PREFIX",
+                   str(paths.checkout() or Path.cwd()): "CHECKOUT", str(Path.cwd()): "CWD", str(Path.home()): "HOME"}
+        for folder, name in sorted(folders.items(), key=lambda pair: -len(pair[0])):
+            text = text.replace(folder, name)
+        return text
+
     def stop(self) -> None:
         """End all workers, now and on purpose."""
         self.stopping = True
@@ -52,6 +63,10 @@ class Session:
         if worker is not None:
             worker.close()
             tail = worker.log_tail()
-        self.state[recipe.id].failure = Failure(phase=phase, reason=error.problem, log_tail=tail)
+        state = self.state[recipe.id]
+        state.failure = Failure(phase=phase, reason=self._public(error.problem), log_tail=self._public(tail))
         self.display.say(f"  {recipe.id} failed in {phase}: {error}")
-        self.folder.write(self.state[recipe.id], self.idle)
+        if state.complete:
+            self.display.say(f"  {recipe.id}: its earlier, complete entry is kept")
+        else:
+            self.folder.write(state, self.idle)

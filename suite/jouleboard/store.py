@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -128,6 +129,16 @@ def read_lines(path: Path) -> list[bytes]:
     return data.splitlines()
 
 
+def joined(lines: Iterable[bytes]) -> bytes:
+    """Return lines as the content of a file, each ended."""
+    return b"".join(line + b"\n" for line in lines)
+
+
+def lines_sha256(lines: Iterable[bytes]) -> str:
+    """Return the digest that `FileDigest` keeps of a file of lines."""
+    return hashlib.sha256(joined(lines)).hexdigest()
+
+
 def read_items(folder: Path) -> list[Item]:
     """Read `items.jsonl.gz`.
 
@@ -218,6 +229,26 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder in a target's place; a crash in between is mended by `recover_folder`."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    _sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Bring back what `replace_folder` had set aside when it was ended between its two renames, and sweep leftovers."""
+    old, new = target.with_name(f".{target.name}.old"), target.with_name(f".{target.name}.new")
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
 
 
 def find_reports(root: Path) -> Iterator[Path]:

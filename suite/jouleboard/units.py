@@ -93,23 +93,19 @@ class Worker:
 
     def close(self) -> None:
         """End the process and everything in its group."""
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                try:
-                    stream.close()
-                except OSError:
-                    continue
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        # Closed last: a thread that waits for a reply holds the stream until the process has ended.
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
 
     def log_tail(self) -> str:
-        """Return the last lines of the log, paths of this machine left out."""
+        """Return the last lines of the log."""
         data = self.log.read_bytes()[-LOG_TAIL_BYTES:] if self.log.is_file() else b""
-        text = data.decode("utf-8", errors="replace")
-        for folder in (str(Path.home()), str(Path.cwd()), sys.prefix):
-            text = text.replace(folder, "~")
-        return text
+        return data.decode("utf-8", errors="replace")
 
     def _send(self, request: protocol.Request) -> None:
         try:
@@ -145,5 +141,6 @@ def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
     return {
         **inherited, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count,
         "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
-        "TQDM_MININTERVAL": "10", "PYTHONUNBUFFERED": "1",
+        # The meter counts GPUs in PCI order; torch's own default is the fastest first.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TQDM_MININTERVAL": "10", "PYTHONUNBUFFERED": "1",
     }

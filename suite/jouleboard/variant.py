@@ -14,6 +14,7 @@ from jouleboard import harness, protocol, recipes, scores, workloads
 from jouleboard.declared import Metric
 from jouleboard.engines import inspect
 from jouleboard.engines.reference import SOFTMAX_DTYPE, ReferenceLM
+from jouleboard.errors import RecipeError
 from jouleboard.harness import Outcome
 from jouleboard.recipes.interface import Context
 from jouleboard.records import Engine, Score, TaskResult
@@ -40,6 +41,9 @@ class Variant:
         model = AutoModelForCausalLM.from_pretrained(
             request.folder, dtype=getattr(torch, recipe.dtype), use_safetensors=True
         )
+        if getattr(model.config, "quantization_config", None) is not None:
+            raise RecipeError("the model's published weights are quantised already", field="model",
+                              remedy="name dense weights: what a recipe loses cannot be told on these")
         model = model.to(request.device).eval()
         context = Context(calibration_ids=_calibration(tokenizer, request.calibration))
         steps = recipes.apply(model, recipe.steps, context)
@@ -103,7 +107,7 @@ class Variant:
         return output
 
     def probe(self, request: protocol.Probe, go: Wait) -> None:
-        """Run a prefill or decode probe: a short unmeasured one of the same batch size, then the probe after `go`."""
+        """Run a prefill or decode probe: unmeasured once (decode: a few steps), in the same shape, then after `go`."""
         ids = workloads.probe_ids(self._model, request.batch, request.prompt_tokens)
         if request.kind == "decode":
             workloads.decode(self._model, workloads.prefill(self._model, ids), request.batch, WARMUP_STEPS)
@@ -112,11 +116,16 @@ class Variant:
             go()
             workloads.decode(self._model, cache, request.batch, request.output_tokens)
         else:
-            workloads.prefill(self._model, ids[:, : WARMUP_STEPS * 8])
+            workloads.prefill(self._model, ids)
             self._synchronise()
             go()
             workloads.prefill(self._model, ids)
         self._synchronise()
+
+    def forget_device_peak(self) -> None:
+        """Begin a new peak of what is allocated on the device."""
+        if self._model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
 
     def device_peak_bytes(self) -> int | None:
         """Peak bytes allocated on the device, or None on a CPU."""

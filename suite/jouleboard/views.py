@@ -1,4 +1,4 @@
-"""What the templates need beyond the rows themselves: headline facts, places of bars and dots, the command.
+"""What the templates need beyond the rows themselves: headline facts, places of bars and dots.
 
 Pure functions from nouns to nouns; words are in the templates, drawing by Altair in `charts`. Example: the headline of
 a board whose cheapest variant needs 0.78 of its base's CPU time is `Headline(kind="cheaper", loss=0.17, ...)`.
@@ -6,22 +6,23 @@ a board whose cheapest variant needs 0.78 of its base's CPU time is `Headline(ki
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from jouleboard import costs
 from jouleboard.records import Report, Trial
-from jouleboard.rows import Board, Estimate, Row
+from jouleboard.rows import Board, Estimate, Row, TaskCell
 
 FEWEST_TICKS, MOST_TICKS = 2, 8
+HeadlineKind = Literal["empty", "failed", "base-only", "no-base", "no-variant", "cheaper", "unclear", "dearer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
     """The one sentence that a board says first, as facts."""
 
-    kind: Literal["no-base", "no-variant", "cheaper", "unclear", "dearer"]
+    kind: HeadlineKind
     """How the least costly ranked variant stands to its base, by the interval of the cost ratio."""
     row: Row | None
     base: Row | None
@@ -77,6 +78,15 @@ class Strip:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """What the task table says above a task, and whether its models differ in signal."""
+
+    cell: TaskCell
+    silent: Literal["none", "some", "all"]
+    """Whether no, some or every family that has a base lacks a signal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BoardView:
     """A board with everything derived from it that its page shows."""
 
@@ -99,6 +109,10 @@ class BoardView:
     """Every badge of the board, with the first report that carries it."""
     reasons: Mapping[str | None, tuple[Row, ...]]
     """Rows without a rank by the reason in words."""
+    columns: Mapping[str, Column]
+    """By task; a task that no row scored is absent."""
+    silent: Mapping[str, tuple[str, ...]]
+    """By model title: the tasks on which its base is not clearly above chance."""
     uncertainty: float | None
     """Largest relative uncertainty that a declared power model gives; None where nothing is estimated."""
     has_chart: bool
@@ -136,6 +150,8 @@ def board_view(board: Board) -> BoardView:
         common_badges=tuple(code for code in codes if all(code in row.badges for row in rows)),
         badges=tuple((code, next(row.report for row in rows if code in row.badges)) for code in codes),
         reasons=_reasons(board),
+        columns={task: column for task in board.tasks if (column := _column(task, rows)) is not None},
+        silent=_silent(rows),
         uncertainty=max(_uncertainties(rows), default=None),
         has_chart=any(cost(board, row) for row in rows),
     )
@@ -146,6 +162,24 @@ def _reasons(board: Board) -> dict[str | None, tuple[Row, ...]]:
     for row in board.unranked:
         found[row.unranked] = (*found.get(row.unranked, ()), row)
     return found
+
+
+def _column(task: str, rows: Sequence[Row]) -> Column | None:
+    cells = [cell for row in rows for cell in row.tasks if cell.task == task]
+    if not cells:
+        return None
+    # None: the family has no base, so nothing is known of its signal.
+    known = {cell.signal for cell in cells if cell.signal is not None}
+    return Column(cell=cells[0], silent="none" if False not in known else "some" if True in known else "all")
+
+
+def _silent(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for cell in row.tasks:
+            if cell.signal is False:
+                found.setdefault(row.report.model_title, {})[cell.task] = None
+    return {model: tuple(tasks) for model, tasks in found.items()}
 
 
 def _uncertainties(rows: Sequence[Row]) -> list[float]:
@@ -164,12 +198,7 @@ def headline(board: Board) -> Headline:
     ratios = [row.cost_ratio for row in rows if row.cost_ratio and not row.is_base]
     best = next((row for row in board.ranked if not row.is_base), None)
     base = next((row for row in rows if row.is_base and (best is None or row.report.model == best.report.model)), None)
-    kinds: dict[str, Literal["cheaper", "dearer", "unclear"]] = {"less": "cheaper", "more": "dearer"}
-    kind: Literal["no-base", "no-variant", "cheaper", "unclear", "dearer"] = "no-base"
-    if base and (best is None or best.cost_ratio is None):
-        kind = "no-variant"
-    elif base and best and best.cost_ratio:
-        kind = kinds.get(standing(best.cost_ratio), "unclear")
+    kind = _headline_kind(rows, best, base)
     ours, theirs = best.quality if best else None, base.quality if base else None
     return Headline(
         kind=kind,
@@ -180,6 +209,17 @@ def headline(board: Board) -> Headline:
         variants=len(ratios),
         costlier=sum(standing(ratio) == "more" for ratio in ratios),
     )
+
+
+def _headline_kind(rows: Sequence[Row], best: Row | None, base: Row | None) -> HeadlineKind:
+    if all(row.report.status == "failed" for row in rows):
+        return "failed" if rows else "empty"
+    if base is None or base.report.status == "failed":
+        return "no-base"
+    if best is None or best.cost_ratio is None:
+        return "no-variant" if any(not row.is_base for row in rows) else "base-only"
+    kinds: dict[str, HeadlineKind] = {"less": "cheaper", "more": "dearer"}
+    return kinds.get(standing(best.cost_ratio), "unclear")
 
 
 def _overlap(one: Estimate, other: Estimate) -> bool | None:
@@ -216,22 +256,15 @@ def _padded(ends: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def useful_tokens(trial: Trial) -> int:
-    """Count prompt and output tokens, padding left out."""
-    return trial.prompt_tokens + trial.output_tokens
-
-
 def trial_cost(trial: Trial, *, cpu_time: bool) -> float | None:
-    """Return CPU-seconds, or measured joules, per 1,000 useful tokens of one trial; None where not measured."""
-    spent = trial.window.cpu_s if cpu_time else trial.window.energy.measured_j
-    tokens = useful_tokens(trial)
-    return None if spent is None or not tokens else spent / tokens * 1000
+    """Return CPU-seconds, or measured joules, per 1,000 tokens of one trial; None where not measured."""
+    return costs.trial_cost(trial, cpu_time=cpu_time)
 
 
 def strip(board: Board, row: Row) -> Strip | None:
     """Place the trials of an entry on one scale; None where none has a cost."""
-    costs = [(trial, trial_cost(trial, cpu_time=board.is_cpu_time)) for trial in row.report.trials]
-    known = [(trial, value) for trial, value in costs if value is not None]
+    found = [(trial, trial_cost(trial, cpu_time=board.is_cpu_time)) for trial in row.report.trials]
+    known = [(trial, value) for trial, value in found if value is not None]
     if not known:
         return None
     mean = cost(board, row)
@@ -257,33 +290,11 @@ def strip(board: Board, row: Row) -> Strip | None:
 
 def _ticks(low: float, high: float) -> tuple[list[float], int]:
     """Choose three to eight round values between two ends, and the decimals that they need."""
-    decimals = next(place for place in range(-15, 16) if (high - low) * 10.0**place >= FEWEST_TICKS)
+    decimals = next((place for place in range(-30, 40) if (high - low) * 10.0**place >= FEWEST_TICKS), None)
+    if decimals is None:
+        return [], 0
     unit = 10.0**-decimals
     step = next(unit * factor for factor in (1, 2, 5, 10) if (high - low) / (unit * factor) <= MOST_TICKS)
     first = int(low // step) + 1
     values = [number * step for number in range(first, first + 10) if number * step < high]
     return values, max(decimals, 0)
-
-
-def command(report: Report) -> str:
-    """Write the command that repeats this entry: its base beside it, the same tasks, the same limit where one fits."""
-    recipes = list(dict.fromkeys([report.base, report.recipe]))
-    words = ["jouleboard", "run", "--model", report.model, "--recipe", *recipes]
-    if report.tasks:
-        words += ["--tasks", *(task.task for task in report.tasks)]
-    limit = _limit(report)
-    words += ["--limit", str(limit)] if limit else []
-    return shlex.join([*words, "--hardware", report.hardware])
-
-
-def _limit(report: Report) -> int | None:
-    """Return the one limit that gives every task the items it had here, if there is one."""
-    cut = {task.items_used for task in report.tasks if task.items_used < task.items_available}
-    whole = [task.items_available for task in report.tasks if task.items_used >= task.items_available]
-    limit = max(cut, default=None)
-    return limit if len(cut) == 1 and limit is not None and all(n <= limit for n in whole) else None
-
-
-def limits_differ(report: Report) -> bool:
-    """Say whether some task was sampled and no single `--limit` gives the same items."""
-    return any(task.items_used < task.items_available for task in report.tasks) and _limit(report) is None

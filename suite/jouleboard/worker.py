@@ -107,7 +107,6 @@ def _build(request: protocol.Build, channel: Channel) -> Variant:
     from jouleboard.variant import Variant  # noqa: PLC0415
 
     variant = Variant(request, before_build=channel.wait_for_go)
-    _forget_peak()
     channel.send(variant.built)
     return variant
 
@@ -149,12 +148,16 @@ def _probe(variant: Variant, request: protocol.Probe, channel: Channel) -> None:
     channel.send(protocol.Probed())
 
 
-def _memory(variant: Variant, _request: protocol.Memory, channel: Channel) -> None:
-    channel.send(protocol.MemoryRead(peak_memory_bytes=variant.device_peak_bytes() or _peak_bytes()))
+def _memory(variant: Variant, request: protocol.Memory, channel: Channel) -> None:
+    peak = variant.device_peak_bytes() or _peak_bytes()
+    if request.begin_anew:
+        variant.forget_device_peak()
+        _forget_peak()
+    channel.send(protocol.MemoryRead(peak_memory_bytes=peak))
 
 
 def _forget_peak() -> None:
-    """Let the kernel begin a new peak of the resident set, so that building a variant is not counted as running it."""
+    """Let the kernel begin a new peak of the resident set, so that building and scoring are not counted as serving."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -17,8 +17,8 @@ from jouleboard import store
 from jouleboard.declared import Model
 from jouleboard.engines.inspect import fingerprint
 from jouleboard.errors import SourceError
-
-IDENTITY = "jouleboard.json"
+from jouleboard.models import IDENTITY
+from jouleboard.sources import file_sha256
 
 
 def to_dense(source: Path, target: Path, model: Model) -> str:
@@ -46,7 +46,10 @@ def to_dense(source: Path, target: Path, model: Model) -> str:
         loaded.save_pretrained(folder)
         AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
         _forget_paths(folder)
-        store.write_atomic(folder / IDENTITY, json.dumps({"weights_sha256": found}).encode())
+        files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+        store.write_atomic(folder / IDENTITY, json.dumps({"weights_sha256": found, "files": files}).encode())
+        # What is there is damaged, or half of what another process is about to finish with the same bytes.
+        shutil.rmtree(target, ignore_errors=True)
         folder.replace(target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ def gpus() -> Gpus:
     except pynvml.NVMLError as error:
         return Gpus(devices=(), reason=f"NVML lists no GPU: {error}")
     finally:
-        pynvml.nvmlShutdown()
+        with contextlib.suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
 
 
 def rapl(root: Path = POWERCAP) -> Rapl:

@@ -34,7 +34,10 @@ class Meter(Protocol):
 
 
 class OpenWindow:
-    """A window that has begun: takes wall time, CPU time and energy at both ends, energy innermost."""
+    """A window that has begun: wall time, CPU time and energy at both ends.
+
+    Energy is begun last and ended last, so it covers about a millisecond more than the wall time: the CPU reading.
+    """
 
     def __init__(self, meter: Meter, clock: ProcessClock | None) -> None:
         """Begin now."""

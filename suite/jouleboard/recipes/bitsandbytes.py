@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jouleboard.declared import Noun
 from jouleboard.errors import RecipeError
-from jouleboard.recipes.linear import body_linears
+from jouleboard.recipes.linear import body_linears, require_divisible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,6 +39,7 @@ class Nf4(Noun, tag="bitsandbytes-nf4", tag_field="step", frozen=True, kw_only=T
         """Replace every body linear by `Linear4bit` holding the same weights, quantised now."""
         from bitsandbytes.nn import Linear4bit, Params4bit  # noqa: PLC0415 - heavy, only in workers
 
+        require_divisible(model, 1)
         linears = list(body_linears(model))
         for name, linear in linears:
             packed = Linear4bit(

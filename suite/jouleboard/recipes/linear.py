@@ -27,7 +27,7 @@ def require_divisible(model: nn.Module, group_size: int) -> int:
     torchao leaves a layer dense, without a warning, when its width is not a multiple of the group size.
 
     Raises:
-        RecipeError: naming the first such layer.
+        RecipeError: naming the first such layer, or saying that there is none at all.
     """
     count = 0
     for name, module in body_linears(model):
@@ -38,4 +38,7 @@ def require_divisible(model: nn.Module, group_size: int) -> int:
                 field="steps.group_size",
                 remedy="choose a group size that divides every layer's width",
             )
+    if count == 0:
+        raise RecipeError("the model has no dense linear layer that this step could quantise", field="steps",
+                          remedy="it is of another architecture (Conv1D, ...) or quantised already: use another recipe")
     return count

@@ -1,0 +1,91 @@
+"""What 1,000 tokens cost, its interval over repeats, and its ratio to the base's. Pure functions, no I/O.
+
+Tokens are those that went through the model, padding left out: prompt and output tokens are summed over requests, and
+requests that share a row would be counted several times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scipy import stats
+
+from jouleboard.records import Probe, Trial
+from jouleboard.rows import Estimate
+
+LEVEL = 0.95
+
+
+def per_ktoken(spent: float | None, tokens: int) -> float | None:
+    """Return what 1,000 tokens cost, in the unit of `spent`; None where it was not measured or no token was computed."""
+    return None if spent is None or not tokens else 1000 * spent / tokens
+
+
+def trial_cost(trial: Trial, *, cpu_time: bool) -> float | None:
+    """Return CPU-seconds, or measured joules, per 1,000 tokens of one trial; None where not measured."""
+    return per_ktoken(trial.window.cpu_s if cpu_time else trial.window.energy.measured_j, trial.fed_tokens)
+
+
+def probe_tokens(probe: Probe) -> int:
+    """Return the tokens that a probe's window computed, over all sequences of its batch."""
+    return probe.batch * (probe.output_tokens if probe.kind == "decode" else probe.prompt_tokens)
+
+
+def mean(values: Sequence[float | None]) -> Estimate | None:
+    """Mean over repeats with Student's t interval; None where there is none, or one of them has no cost."""
+    # A repeat without a cost leaves the mean unknown: leaving it out would be a guess.
+    known = [value for value in values if value is not None]
+    if not known or len(known) != len(values):
+        return None
+    middle = math.fsum(known) / len(known)
+    if len(known) < 2:  # noqa: PLR2004 - one value has no spread
+        return Estimate(value=middle, low=None, high=None)
+    spread = math.sqrt(math.fsum((value - middle) ** 2 for value in known) / (len(known) - 1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1)) * spread / math.sqrt(len(known))
+    return Estimate(value=middle, low=middle - half, high=middle + half)
+
+
+def estimated_joules(trials: Sequence[Trial]) -> Estimate | None:
+    """Mean of the power model's joules per 1,000 tokens; the bounds are the model's own uncertainty."""
+    found = mean([per_ktoken(trial.window.energy.estimate_j, trial.fed_tokens) for trial in trials])
+    share = trials[0].window.energy.estimate_relative_uncertainty if trials else None
+    if found is None or share is None:
+        return found
+    # The model's own uncertainty is far larger than the spread of repeats, and common to all of them.
+    return Estimate(value=found.value, low=found.value * (1 - share), high=found.value * (1 + share))
+
+
+def ratio(mine: Sequence[float | None], theirs: Sequence[float | None]) -> Estimate | None:
+    """Ratio of mean costs, with an interval on the logarithm: Welch's t over the two sets of repeats.
+
+    Args:
+        mine: cost of each repeat of a variant.
+        theirs: of its base, in the same unit.
+
+    Returns:
+        None where a set is empty, or a repeat of it has no cost or none above zero.
+    """
+    ours, base = [value for value in mine if value], [value for value in theirs if value]
+    if not ours or not base or len(ours) != len(mine) or len(base) != len(theirs):
+        return None
+    value = (math.fsum(ours) / len(ours)) / (math.fsum(base) / len(base))
+    if not 0 < value < math.inf:
+        return None
+    none = Estimate(value=value, low=None, high=None)
+    # Repeats that are all the same say nothing of their spread; rounding would make an interval of width zero.
+    if min(len(ours), len(base)) < 2 or len({*ours}) + len({*base}) == 2:  # noqa: PLR2004
+        return none
+    interval = stats.ttest_ind([math.log(one) for one in ours], [math.log(one) for one in base],
+                               equal_var=False).confidence_interval(LEVEL)
+    low, high = exp(interval.low), exp(interval.high)
+    return none if low is None or high is None else Estimate(value=value, low=low, high=high)
+
+
+def exp(value: float) -> float | None:
+    """Return e to the power of a value; None where no float holds it."""
+    try:
+        found = math.exp(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
