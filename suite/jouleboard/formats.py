@@ -29,7 +29,6 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\ud800-\udfff]"
 )
-_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _REPO = re.compile(r"[A-Za-z0-9._-]{1,96}/[A-Za-z0-9._-]{1,96}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -120,11 +119,8 @@ def as_json(value: object) -> str:
 
 
 def source_link(source: Mapping[str, Any]) -> str | None:
-    """Give the https page of a hub or package source, or None; nothing but our own two hosts can come out."""
+    """Give the https page of a hub source, or None; nothing but the hub's own host can come out."""
     kind, text = source.get("kind"), {key: str(value) for key, value in source.items()}
-    if kind == "package" and _PACKAGE.fullmatch(text.get("package", "")):
-        version = text.get("version", "")
-        return f"https://pypi.org/project/{text['package']}/{version if _PACKAGE.fullmatch(version) else ''}"
     if kind == "hub" and _REPO.fullmatch(text.get("repo", "")) and ".." not in text["repo"]:
         revision = text.get("revision", "")
         tail = f"/tree/{revision}" if _COMMIT.fullmatch(revision) else ""
