@@ -92,7 +92,7 @@ class Replayed(Noun, tag=True, frozen=True, kw_only=True):
 
 
 class Probe(Noun, tag=True, frozen=True, kw_only=True):
-    """Prefill or decode at one batch size. Replies: `Ready` (after one unmeasured pass), then `Probed`."""
+    """Prefill or decode at one batch size. Replies: `Ready` (after a short unmeasured one), then `Probed`."""
 
     kind: str
     batch: int

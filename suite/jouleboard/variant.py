@@ -107,7 +107,7 @@ class Variant:
         return output
 
     def probe(self, request: protocol.Probe, go: Wait) -> None:
-        """Run a prefill or decode probe: unmeasured once (decode: a few steps), in the same shape, then after `go`."""
+        """Run a prefill or decode probe after `go`, and before it unmeasured one sequence, or a few steps."""
         ids = workloads.probe_ids(self._model, request.batch, request.prompt_tokens)
         if request.kind == "decode":
             workloads.decode(self._model, workloads.prefill(self._model, ids), request.batch, WARMUP_STEPS)
@@ -116,7 +116,8 @@ class Variant:
             go()
             workloads.decode(self._model, cache, request.batch, request.output_tokens)
         else:
-            workloads.prefill(self._model, ids)
+            # One sequence of full length: a whole batch would cost as much as the probe.
+            workloads.prefill(self._model, ids[:1])
             self._synchronise()
             go()
             workloads.prefill(self._model, ids)
