@@ -637,8 +637,9 @@ def test_detect_lists_all_gpus_or_says_why_not(tmp_path: Path) -> None:
     assert within(gone, code, None) == [[], "NVML lists no GPU: GPU is lost"]
 
 
-def test_the_doctor_names_the_simulated_gpu(tmp_path: Path) -> None:
+def test_the_doctor_names_the_simulated_gpu_and_that_no_profile_declares_it(tmp_path: Path) -> None:
     done = jouleboard("doctor", "--json", **SimulatedGpu(tmp_path, Gpu()).environment())
     assert done.returncode == 0, done.stderr
     finding = next(row for row in json.loads(done.stdout)["findings"] if row["topic"] == "NVIDIA GPU")
-    assert finding == {"topic": "NVIDIA GPU", "ok": True, "found": "SIMULATED GPU", "remedy": None}
+    assert (finding["ok"], finding["found"]) == (False, "SIMULATED GPU")
+    assert "no declared profile fits this GPU" in finding["remedy"]
