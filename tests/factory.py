@@ -22,8 +22,8 @@ from typing import Any
 
 import msgspec
 
-from jouleboard import scores, store
-from jouleboard.declared import Metric, PowerModel
+from jouleboard import scores, store, traces
+from jouleboard.declared import Cell, EnergyPlan, Figure, Hardware, Metric, PowerModel
 from jouleboard.records import (
     Build,
     Chance,
@@ -32,6 +32,7 @@ from jouleboard.records import (
     Environment,
     Failure,
     FileDigest,
+    Idle,
     Item,
     Probe,
     Realised,
@@ -51,6 +52,10 @@ UNCERTAINTY = 0.5
 POWER_MODEL = PowerModel(idle_w_per_core=0.75, max_w_per_core=6.75, relative_uncertainty=UNCERTAINTY, source="invented")
 IDLE_W = POWER_MODEL.idle_w_per_core * CORES
 ACTIVE_W = POWER_MODEL.max_w_per_core - POWER_MODEL.idle_w_per_core
+
+
+ENERGY_PLAN = EnergyPlan(trials=3, cells=(Cell(workload="replay"),), window_s=0, replay_tokens=6000, first_warmup_s=2,
+                         warmup_s=0.5, idle_s=5)
 
 
 def sha(*parts: object) -> str:
@@ -196,14 +201,41 @@ def energy(duration_s: float = 10.0, cpu_s: float | None = 19.0, *, measured_w: 
     )
 
 
-def window(duration_s: float = 10.0, cpu_s: float | None = 19.0, *, measured_w: float | None = None) -> Window:
+def window(
+    duration_s: float = 10.0, cpu_s: float | None = 19.0, *, measured_w: float | None = None, name: str = "build"
+) -> Window:
     """Make one measured stretch of time."""
     return Window(
+        name=name,
         started_utc="2030-01-01T00:10:00Z",
         duration_s=duration_s,
         cpu_s=cpu_s,
         energy=energy(duration_s, cpu_s, measured_w=measured_w),
     )
+
+
+def idle(when: str, *, measured_w: float | None = None, context: bool = True) -> Idle:
+    """Make five seconds of nothing, at a tenth of the power of the trials."""
+    watts = None if measured_w is None else measured_w / 10
+    name = f"idle-{when}-{'with' if context else 'without'}"
+    return Idle(when="before" if when == "before" else "after", context=context,
+                window=window(5.0, 0.05, measured_w=watts, name=name))
+
+
+def profile(*, measured: bool = False, **overrides: Any) -> Hardware:
+    """Give the declared profile of a machine that does not exist."""
+    fields: dict[str, Any] = {
+        "id": HARDWARE, "title": "x86-64 CPU, 2 cores, no energy sensor", "description": "invented", "vendor": "any",
+        "category": "virtual", "device_pattern": ".", "method": "model", "boundary": "cpu", "sensor": "none",
+        "power_model": POWER_MODEL,
+    }
+    if measured:
+        fields |= {
+            "category": "datacentre", "method": "gpu_counter", "boundary": "gpu", "sensor": "nvml", "power_model": None,
+            "power_limit_w": Figure(value=700, source="invented"), "idle_w": Figure(value=70, source="invented"),
+            "counter_tick_s": Figure(value=0.1, source="invented"),
+        }
+    return Hardware(**(fields | overrides))
 
 
 def trial(order: int = 0, *, cpu_s_per_ktoken: float = 4.0, measured_w: float | None = None, **overrides: Any) -> Trial:
@@ -212,7 +244,7 @@ def trial(order: int = 0, *, cpu_s_per_ktoken: float = 4.0, measured_w: float | 
     fields: dict[str, Any] = {
         "order": order,
         "workload": "replay",
-        "window": window(round(cpu_s / 1.94, 4), cpu_s, measured_w=measured_w),
+        "window": window(round(cpu_s / 1.94, 4), cpu_s, measured_w=measured_w, name=f"trial-{order}"),
         "requests": 212,
         # More than was fed: requests that share a row count its prompt each.
         "prompt_tokens": 5200,
@@ -235,7 +267,7 @@ def probes(prefill: float = 3.4, decode: float = 11.0, *, measured_w: float | No
             batch=batch,
             prompt_tokens=512 if kind == "prefill" else 64,
             output_tokens=0 if kind == "prefill" else 32,
-            window=window(round(cpu_s / 1.9, 4), cpu_s, measured_w=measured_w),
+            window=window(round(cpu_s / 1.9, 4), cpu_s, measured_w=measured_w, name=f"probe-{kind}-b{batch}"),
         )
 
     return (
@@ -431,7 +463,7 @@ def report(
     wobble = (1.0, 0.994, 1.011, 0.989, 1.006)
     fields: dict[str, Any] = {
         "format": "jouleboard-report",
-        "format_version": 1,
+        "format_version": 2,
         "rules_version": 1,
         "status": "complete",
         "created_utc": "2030-01-01T00:00:00Z",
@@ -457,10 +489,12 @@ def report(
         "base": "base",
         "hardware": HARDWARE,
         "hardware_title": "x86-64 CPU, 2 cores, no energy sensor",
-        "hardware_sha256": sha("hardware"),
+        "hardware_sha256": store.digest(profile(measured=measured_w is not None)),
         "method": "model" if measured_w is None else "gpu_counter",
         "boundary": "cpu" if measured_w is None else "gpu",
         "power_model": POWER_MODEL if measured_w is None else None,
+        "profile": profile(measured=measured_w is not None),
+        "energy_plan": ENERGY_PLAN,
         "session": sha("session"),
         "replay_sha256": sha("replay"),
         "environment": environment(),
@@ -475,7 +509,10 @@ def report(
             for turn, order in enumerate(spec.orders)
         ),
         "probes": probes(spec.prefill, spec.decode, measured_w=measured_w),
-        "idle": (window(5.0, 0.05, measured_w=measured_w),),
+        "live": None,
+        "skipped_probes": (),
+        "idle": (idle("before", measured_w=measured_w), idle("after", measured_w=measured_w)),
+        "canary": (),
         "peak_memory_bytes": spec.peak_memory_bytes,
         "gates": (),
         "failure": None,
@@ -512,7 +549,7 @@ def lines_digest(lines: Sequence[bytes]) -> FileDigest:
     return FileDigest(sha256=hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest(), lines=len(lines))
 
 
-TRACE_LINES = (b"elapsed_s,cpu_s", b"0.0,0.0", b"1.0,1.94", b"2.0,3.88")
+TRACE_LINES = (traces.HEADER, b"trial-1,0,0,,,,,,,,", b"trial-1,1,1.94,,,,,,,,", b"trial-1,2,3.88,,,,,,,,")
 
 
 def write_entry(folder: Path, made: Report, made_items: Sequence[Item]) -> Report:

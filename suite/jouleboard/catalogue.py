@@ -18,7 +18,7 @@ import msgspec
 import yaml
 
 from jouleboard import paths, store
-from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, Noun, PackageSource, PathSource, Plan, Task
+from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, Noun, PackageSource, PathSource, Plan, Task, Workload
 from jouleboard.errors import DataFileError, PlanError
 from jouleboard.generators import GENERATORS
 from jouleboard.parsers import PARSERS
@@ -221,6 +221,11 @@ def task(ident: str) -> Task:
 def hardware(ident: str) -> Hardware:
     """Read `hardware/<ident>.yaml`."""
     return load("hardware", ident, Hardware)
+
+
+def workload(ident: str) -> Workload:
+    """Return a declared serving workload."""
+    return load("workloads", ident, Workload)
 
 
 def plan(ident: str) -> Plan:

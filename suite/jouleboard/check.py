@@ -15,7 +15,7 @@ from jouleboard import catalogue, paths, store
 from jouleboard.check_energy import check_energy
 from jouleboard.check_grid import check_grid
 from jouleboard.check_items import check_items
-from jouleboard.declared import Hardware, Model, Noun, Plan, Task
+from jouleboard.declared import Hardware, Model, Noun, Plan, Task, Workload
 from jouleboard.errors import DataFileError
 from jouleboard.problems import RULES, Make, Problem
 from jouleboard.problems import at as at_file
@@ -24,6 +24,7 @@ from jouleboard.records import Item, Report
 
 KINDS: dict[str, type[Noun]] = {
     "models": Model, "recipes": Recipe, "tasks": Task, "hardware": Hardware, "plans": Plan,
+    "workloads": Workload,
 }
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
                                  "change that.")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     doctor.set_defaults(function=_doctor)
-    for kind in ("models", "recipes", "tasks", "hardware", "plans"):
+    for kind in ("models", "recipes", "tasks", "hardware", "plans", "workloads"):
         _catalogue_parser(commands, kind)
     cache = commands.add_parser("cache", help="list or clear what was fetched",
                                 description="The cache holds fetched files, dense weights and parsed items, by digest.")

@@ -25,6 +25,8 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Finite = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 """A number that squares, sums and quotients of such numbers keep finite."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+"""A whole number that canonical JSON (RFC 8785) holds."""
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Watts = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -32,8 +34,9 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Relative = Annotated[str, msgspec.Meta(pattern=r"^(?!/)(?!(.*/)?\.\.(/|\Z))[^\x00-\x1f\\]{1,300}\Z")]
 """A path that stays below the folder that it is relative to."""
 
-Method = Literal["gpu_counter", "gpu_integral", "rapl", "soc", "model", "simulated", "none"]
+Method = Literal["gpu_counter", "gpu_integral", "rapl", "soc", "wall", "model", "simulated", "none"]
 Boundary = Literal["gpu", "gpu+cpu", "package", "soc", "wall", "cpu"]
+Sensor = Literal["nvml", "amdsmi", "rapl", "jetson", "apple", "none"]
 Metric = Literal["acc", "acc_norm", "bits_per_byte"]
 
 
@@ -158,7 +161,18 @@ class PowerModel(Noun, frozen=True, kw_only=True):
 class Figure(Noun, frozen=True, kw_only=True):
     """A declared figure with its source."""
 
-    value: float
+    value: Finite
+    source: str
+    """Where it stands: a document with its table or page, or a measurement and how it was made. Never empty words."""
+    year: Annotated[int, msgspec.Meta(ge=1990, le=2100)] | None = None
+    """What year it speaks of, for figures that change: prices, grids."""
+
+
+class Band(Noun, frozen=True, kw_only=True):
+    """A declared range with its source."""
+
+    low: Finite
+    high: Finite
     source: str
 
 
@@ -173,17 +187,34 @@ class Hardware(Noun, frozen=True, kw_only=True):
     """Regular expression that the device's own name must match."""
     machine: tuple[str, ...] = ()
     """`uname -m` values that fit; empty: any."""
+    category: Literal["datacentre", "workstation", "server", "edge", "laptop", "phone", "virtual", "simulated"]
     count: Positive = 1
     method: Method
     boundary: Boundary
+    sensor: Sensor
+    """What the meter reads."""
     memory_bytes: Figure | None = None
+    """Memory of the device itself (of the machine, where the processor computes)."""
     power_limit_w: Figure | None = None
+    """The enforced limit under which entries of this profile are measured: the board's default."""
+    min_power_limit_w: Figure | None = None
+    max_power_limit_w: Figure | None = None
     idle_w: Figure | None = None
     peak_flops: dict[str, Figure] = {}
+    """Dense, by dtype (`bfloat16`, `int8`, ...)."""
     memory_bandwidth_bytes_per_s: Figure | None = None
-    counter_tick_s: float | None = None
+    counter_tick_s: Figure | None = None
+    """How often the energy counter moves."""
+    sampled_share: Figure | None = None
+    """Share of the time over which the board's power sensor really samples."""
+    start_temperature_c: Band | None = None
+    """The device must be inside this band before a window opens."""
     power_model: PowerModel | None = None
+    electricity_usd_per_kwh: Figure | None = None
     grid_kgco2e_per_kwh: Figure | None = None
+    pue: Figure | None = None
+    """Power usage effectiveness of the building: facility power over the power of its computers."""
+    battery_wh: Figure | None = None
 
 
 class PlanTask(Noun, frozen=True, kw_only=True):
@@ -193,24 +224,64 @@ class PlanTask(Noun, frozen=True, kw_only=True):
     limit: Positive | None = None
 
 
+class Workload(Noun, frozen=True, kw_only=True):
+    """A declared serving workload: every request has this prompt and gives this many output tokens, whatever the model says."""
+
+    id: Id
+    title: str
+    description: str
+    prompt_tokens: Positive
+    output_tokens: Positive
+
+
+class Cell(Noun, frozen=True, kw_only=True):
+    """What energy trials compute: one workload at one batch size."""
+
+    workload: Id
+    """`replay`: the recorded batches of the quality pass; else a declared serving workload."""
+    batch: Positive | None = None
+    """Sequences at once; None for `replay`, whose batches are those that were recorded."""
+
+
 class EnergyPlan(Noun, frozen=True, kw_only=True):
-    """How long and how often energy is measured."""
+    """How long and how often energy is measured. All of it is fixed before the first window."""
 
     trials: Positive
+    """Repeats of each cell for each variant."""
+    cells: Annotated[tuple[Cell, ...], msgspec.Meta(min_length=1)]
+    window_s: Seconds
+    """A window holds whole loops of the work until it is at least this long; 0: one loop."""
+    ticks: Count = 0
+    """Least number of ticks of the device's energy counter in a window; 0 where the rule of the gates is not kept."""
     replay_tokens: Positive
-    warmup_tokens: int
-    idle_s: NonNegative
+    """Recorded batches are drawn until one loop of `replay` has this many tokens."""
+    first_warmup_s: Seconds
+    """Work before a variant's first window of a session (of a piece of it)."""
+    warmup_s: Seconds
+    """Work before each later one."""
+    jitter_s: Seconds = 0.0
+    """A window opens after a random wait up to this long, so that it does not lock in with the counter's ticks."""
+    settle_s: Seconds = 0.0
+    """Longest wait for the device's temperature to be in the declared band."""
+    idle_s: Seconds
+    """Length of each idle window."""
+    canary_s: Seconds = 0.0
+    """Length of the device canary's windows, before and after; 0: none."""
+    live_items: Count = 0
+    """Items of the first task that are scored live, in a window of their own beside the replays; 0: none."""
+    probe_window_s: Seconds = 0.0
+    """As `window_s`, for the prefill and decode probes."""
 
 
 class PrefillPlan(Noun, frozen=True, kw_only=True):
-    """Prefill probe: one forward pass over `tokens` tokens a sequence."""
+    """Prefill probes: one forward pass over each number of `tokens` a sequence, at each batch size."""
 
-    tokens: Positive
+    tokens: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
     batches: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
 
 
 class DecodePlan(Noun, frozen=True, kw_only=True):
-    """Decode probe: `tokens` greedy steps after a prompt of `prompt_tokens` that is computed before the window."""
+    """Decode probes: `tokens` greedy steps after a prompt of `prompt_tokens` that is computed before the window."""
 
     prompt_tokens: Positive
     tokens: Positive

@@ -7,7 +7,7 @@ from typing import Any
 
 from jouleboard import catalogue, hardware, paths, sources
 from jouleboard.check import KINDS
-from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, PackageSource, Plan, Task
+from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, PackageSource, Plan, Task, Workload
 from jouleboard.errors import PlanError
 from jouleboard.recipes import Recipe
 
@@ -41,8 +41,13 @@ def _plan(plan: Plan) -> str:
     return f"{plan.title} | {len(plan.models)} model(s), {len(plan.recipes)} recipes, {len(plan.tasks)} tasks"
 
 
+def _workload(workload: Workload) -> str:
+    return f"{workload.title} | {workload.prompt_tokens} prompt and {workload.output_tokens} output tokens a request"
+
+
 LINES: dict[str, Callable[[Any], str]] = {
     "models": _model, "recipes": _recipe, "tasks": _task, "hardware": _hardware, "plans": _plan,
+    "workloads": _workload,
 }
 
 

@@ -1,6 +1,6 @@
 """Where the data folders and the cache are: the copy inside the installed package when there is one, else the checkout.
 
-The wheel carries `tasks/`, `hardware/`, `suite/{models,recipes,plans}` and `site/` as `jouleboard/_data/...`
+The wheel carries `tasks/`, `hardware/`, `suite/{models,recipes,plans,workloads}` and `site/` as `jouleboard/_data/...`
 (hatch `force-include`); in a checkout or an editable install they lie two levels above this file.
 """
 
@@ -16,6 +16,7 @@ _FOLDERS = {
     "models": "suite/models",
     "recipes": "suite/recipes",
     "plans": "suite/plans",
+    "workloads": "suite/workloads",
     "tasks": "tasks",
     "hardware": "hardware",
     "site": "site",
@@ -23,7 +24,7 @@ _FOLDERS = {
 
 
 def data_folder(name: str, *, package: Path = _PACKAGE) -> Path:
-    """Return the folder of one kind of data file (`models`, `recipes`, `plans`, `tasks`, `hardware`, `site`).
+    """Return the folder of one kind of data file (`models`, `recipes`, `plans`, `workloads`, `tasks`, `hardware`, `site`).
 
     Args:
         name: a key of the kinds above.

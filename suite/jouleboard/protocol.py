@@ -78,30 +78,82 @@ class Evaluated(Noun, tag=True, frozen=True, kw_only=True):
 
 
 class Replay(Noun, tag=True, frozen=True, kw_only=True):
-    """Compute recorded batches again. Replies: `Ready`, then `Replayed`."""
+    """Compute recorded batches again, in whole loops. Replies: `Ready` (after the warm-up), then `Worked`."""
 
     batches: str
     """File of batches, JSON: a list of lists of `records.ReplayRow`."""
-    warmup_tokens: int
+    warmup_s: float
+    window_s: float
+    """Loops go on until this long after `Go`; 0: one loop."""
 
 
-class Replayed(Noun, tag=True, frozen=True, kw_only=True):
-    """A replay is done and the device is idle again."""
+class Serve(Noun, tag=True, frozen=True, kw_only=True):
+    """Serve a batch of requests of forced lengths, in whole loops: prefill, then greedy decoding. Replies as `Replay`."""
 
+    prompt_tokens: int
+    output_tokens: int
+    batch: int
+    text: str
+    """File of the text that prompts are cut from."""
+    warmup_s: float
+    window_s: float
+
+
+class Worked(Noun, tag=True, frozen=True, kw_only=True):
+    """Whole loops are done and the device is idle again. Fields as in `records.Trial`."""
+
+    loops: int
+    loop_ends_s: tuple[float, ...]
     output_sha256: str
+    loops_changed: int
+    first_token_s: tuple[float, ...]
+    cached_tokens: int
 
 
 class Probe(Noun, tag=True, frozen=True, kw_only=True):
-    """Prefill or decode at one batch size. Replies: `Ready` (after a short unmeasured one), then `Probed`."""
+    """Prefill or decode at one batch size, in whole loops. Replies: `Ready` (after a warm-up), then `Probed`; or `TooLarge`."""
 
     kind: str
     batch: int
     prompt_tokens: int
     output_tokens: int
+    warmup_s: float
+    window_s: float
 
 
 class Probed(Noun, tag=True, frozen=True, kw_only=True):
-    """A probe is done and the device is idle again."""
+    """A probe is done and the device is idle again. Latencies are measured after the window, step by step."""
+
+    loops: int
+    first_token_s: float | None
+    step_s: tuple[float, ...]
+    peak_memory_bytes: int
+
+
+class TooLarge(Noun, tag=True, frozen=True, kw_only=True):
+    """A probe does not fit into memory: nothing was computed, and the worker is as before."""
+
+    reason: str
+
+
+class Canary(Noun, tag=True, frozen=True, kw_only=True):
+    """Decode with the small fixed model of `workloads.CANARY`. Replies: `Ready` (after a warm-up), then `CanaryDone`.
+
+    Needs no `Build` before it: a worker of its own holds no variant.
+    """
+
+    device: str
+    threads: int
+    warmup_s: float
+    window_s: float
+
+
+class CanaryDone(Noun, tag=True, frozen=True, kw_only=True):
+    """The canary has sung."""
+
+    model: str
+    tokens: int
+    output_sha256: str
 
 
 class Memory(Noun, tag=True, frozen=True, kw_only=True):
@@ -138,5 +190,7 @@ class Failed(Noun, tag=True, frozen=True, kw_only=True):
     remedy: str | None
 
 
-Request = Convert | Fingerprint | Build | Evaluate | Replay | Probe | Memory | Go
-Reply = Converted | Built | Evaluated | Replayed | Probed | MemoryRead | Ready | Progress | Failed
+Request = Convert | Fingerprint | Build | Evaluate | Replay | Serve | Probe | Canary | Memory | Go
+Reply = (
+    Converted | Built | Evaluated | Worked | Probed | TooLarge | CanaryDone | MemoryRead | Ready | Progress | Failed
+)

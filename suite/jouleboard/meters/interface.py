@@ -4,33 +4,58 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from jouleboard.declared import Boundary, Method
 from jouleboard.errors import MeterError
 from jouleboard.meters.cpu import ProcessClock
-from jouleboard.records import Energy, Window
+from jouleboard.records import DeviceState, Energy, Window
+from jouleboard.traces import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a meter knows of a window once it has ended."""
+
+    energy: Energy
+    host_j: dict[str, float] = field(default_factory=dict)
+    start: DeviceState | None = None
+    end: DeviceState | None = None
+    samples: tuple[Sample, ...] = ()
+    """The device's trace at about 10 Hz, first and last sample at the window's ends; empty without a device sensor."""
+    void: str | None = None
+    """Why the energy is not known, as `code: words` (then `energy.measured_j` is None), or None."""
 
 
 class Meter(Protocol):
-    """Knows the energy of a window between `begin` and `end`."""
+    """Knows the energy of a window between `begin` and `end`. One window at a time."""
 
     method: Method
     boundary: Boundary
 
-    def begin(self) -> None:
-        """Start a window; the caller has made sure that the device has nothing left to do."""
+    def begin(self, name: str) -> None:
+        """Start a window; the caller has made sure that the device has nothing left to do.
 
-    def end(self, *, duration_s: float, cpu_s: float | None) -> Energy:
+        Never raises for a sensor that fails: `end` then says why the window is void.
+        """
+
+    def end(self, *, duration_s: float, cpu_s: float | None) -> Reading:
         """End the window.
 
         Args:
             duration_s: wall time of the window in seconds.
             cpu_s: CPU time of the worker's process tree inside it.
 
-        Raises:
-            MeterError: no reading, or one that cannot be true (zero or negative joules).
+        Returns:
+            The energy, never zero or negative joules: a reading that cannot be true is None with `void` saying why.
         """
+
+    def state(self) -> DeviceState | None:
+        """Return what the device says of itself now; None where there is none, or it does not answer."""
+
+    def close(self) -> None:
+        """End whatever measures beside this process."""
 
 
 class OpenWindow:
@@ -39,26 +64,32 @@ class OpenWindow:
     Energy is begun last and ended last, so it covers about a millisecond more than the wall time: the CPU reading.
     """
 
-    def __init__(self, meter: Meter, clock: ProcessClock | None) -> None:
+    def __init__(self, meter: Meter, clock: ProcessClock | None, name: str) -> None:
         """Begin now."""
         self._meter = meter
         self._clock = clock
+        self._name = name
         self._started_utc = dt.datetime.now(dt.UTC)
         self._cpu_s = None if clock is None else clock.cpu_s()
-        self._start_s = time.perf_counter()
-        meter.begin()
+        self._start_s, self._wall_s = time.perf_counter(), time.time()
+        meter.begin(name)
 
-    def close(self) -> Window:
-        """End now and return the window."""
-        duration_s = time.perf_counter() - self._start_s
+    def close(self) -> tuple[Window, tuple[Sample, ...]]:
+        """End now and return the window and the device's trace.
+
+        Raises:
+            MeterError: no time passed, or the measured process has ended.
+        """
+        duration_s, wall_s = time.perf_counter() - self._start_s, time.time() - self._wall_s
         cpu_s = None
         if self._clock is not None and self._cpu_s is not None:
             cpu_s = self._clock.cpu_s() - self._cpu_s
+        reading = self._meter.end(duration_s=duration_s, cpu_s=cpu_s)
         if duration_s <= 0:
             raise MeterError("a window without duration", remedy="the clock went wrong: measure again")
-        return Window(
-            started_utc=self._started_utc.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            duration_s=duration_s,
-            cpu_s=cpu_s,
-            energy=self._meter.end(duration_s=duration_s, cpu_s=cpu_s),
+        window = Window(
+            name=self._name, started_utc=self._started_utc.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), duration_s=duration_s,
+            wall_s=wall_s, cpu_s=cpu_s, energy=reading.energy, host_j=reading.host_j, start=reading.start,
+            end=reading.end, void=reading.void,
         )
+        return window, reading.samples
