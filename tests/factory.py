@@ -22,11 +22,13 @@ from typing import Any
 
 import msgspec
 
-from jouleboard import scores, store, traces
-from jouleboard.declared import Cell, EnergyPlan, Figure, Hardware, Metric, PowerModel
+from jouleboard import gates, scores, store, traces
+from jouleboard.declared import Band, Cell, EnergyPlan, Figure, Hardware, Metric, PowerModel
 from jouleboard.records import (
     Build,
+    Canary,
     Chance,
+    DeviceState,
     Energy,
     Engine,
     Environment,
@@ -549,18 +551,131 @@ def lines_digest(lines: Sequence[bytes]) -> FileDigest:
     return FileDigest(sha256=hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest(), lines=len(lines))
 
 
-TRACE_LINES = (traces.HEADER, b"trial-1,0,0,,,,,,,,", b"trial-1,1,1.94,,,,,,,,", b"trial-1,2,3.88,,,,,,,,")
+def trace_samples(made: Report) -> tuple[traces.Sample, ...]:
+    """Sample the CPU time of each trial's first two seconds, as a machine without a sensor does."""
+    return tuple(traces.Sample(window=one.window.name, elapsed_s=at_s, cpu_s=1.94 * at_s)
+                 for one in made.trials for at_s in (0.0, 1.0, 2.0))
 
 
-def write_entry(folder: Path, made: Report, made_items: Sequence[Item]) -> Report:
-    """Write an entry's three files; the report is sealed again over the digests of what was written."""
+def write_entry(
+    folder: Path, made: Report, made_items: Sequence[Item], samples: Sequence[traces.Sample] | None = None
+) -> Report:
+    """Write an entry's three files; the report gets its gates and is sealed again over the digests of what was written."""
     if made.status == "failed":
         return store.write_report(folder, made)
+    rows = trace_samples(made) if samples is None else samples
     files = {
         store.ITEMS: store.write_items(folder, made_items),
-        store.TRACE: store.write_lines(folder / store.TRACE, TRACE_LINES),
+        store.TRACE: store.write_lines(folder / store.TRACE, [traces.HEADER, *map(traces.encode, rows)]),
     }
-    return store.write_report(folder, msgspec.structs.replace(made, files=files))
+    return store.write_report(folder, msgspec.structs.replace(gates.apply(made, rows), files=files))
+
+
+# --- a GPU on which every gate passes ---------------------------------------------------------------------------------
+
+GPU_W, GPU_IDLE_W, GPU_LIMIT_W, GPU_WINDOW_S = 400.0, 70.0, 700.0, 64.0
+GPU_CELL = Cell(workload="chat", batch=4)
+
+
+def device_state(counter_j: float | None = 1_000_000.0, **overrides: Any) -> DeviceState:
+    """Give what a GPU alone, cool and at its declared limit says of itself."""
+    fields: dict[str, Any] = {
+        "device": "0123456789abcdef", "boot": "fedcba9876543210", "counter_j": counter_j, "temperature_c": 40.0,
+        "power_limit_w": GPU_LIMIT_W, "power_violation_s": 3.0, "thermal_violation_s": 0.5, "foreign_processes": 0,
+        "uncorrected_errors": 0, "mig": False,
+    }
+    return DeviceState(**(fields | overrides))
+
+
+def samples(
+    name: str, *, duration_s: float = GPU_WINDOW_S, power_w: float = GPU_W, every_s: float = 0.5,
+    counter_j: float = 1_000_000.0, **overrides: Any,
+) -> tuple[traces.Sample, ...]:
+    """Sample a GPU at constant power, at both ends of a window and in between."""
+    fields: dict[str, Any] = {
+        "temperature_c": 55.0, "sm_mhz": 1980.0, "memory_mhz": 2619.0, "limit_w": GPU_LIMIT_W, "reasons": 0, "foreign": 0,
+    }
+    count = max(1, round(duration_s / every_s))
+    times = [duration_s * index / count for index in range(count + 1)]
+    return tuple(
+        traces.Sample(**({"window": name, "elapsed_s": at_s, "power_w": power_w, "counter_j": counter_j + power_w * at_s}
+                         | fields | overrides))
+        for at_s in times
+    )
+
+
+def gpu_window(
+    name: str, *, power_w: float = GPU_W, duration_s: float = GPU_WINDOW_S, counter_j: float = 1_000_000.0, **overrides: Any
+) -> Window:
+    """Make a window whose counter, integral and clocks agree."""
+    joules = power_w * duration_s
+    fields: dict[str, Any] = {
+        "name": name, "started_utc": "2030-01-01T00:10:00Z", "duration_s": duration_s, "wall_s": duration_s,
+        "cpu_s": duration_s,
+        "energy": Energy(method="gpu_counter", boundary="gpu", measured_j=joules, domains_j={"gpu0": joules},
+                         estimate_j=None, estimate_relative_uncertainty=None, integral_j=joules),
+        "start": device_state(counter_j), "end": device_state(counter_j + joules),
+    }
+    return Window(**(fields | overrides))
+
+
+def gpu_trial(order: int = 0, *, power_w: float = GPU_W, duration_s: float = GPU_WINDOW_S, **overrides: Any) -> Trial:
+    """Make a trial of 32 loops of equal length on a GPU."""
+    loops = 32
+    fields: dict[str, Any] = {
+        "order": order, "workload": GPU_CELL.workload, "batch": GPU_CELL.batch, "loops": loops,
+        "loop_ends_s": tuple(duration_s * (index + 1) / loops for index in range(loops)),
+        "window": gpu_window(f"trial-{order}", power_w=power_w, duration_s=duration_s),
+        "requests": 4 * loops, "prompt_tokens": 2048 * loops, "output_tokens": 1024 * loops, "fed_tokens": 3068 * loops,
+        "computed_tokens": 3068 * loops, "output_sha256": sha("output"), "cached_tokens": 0,
+    }
+    return Trial(**(fields | overrides))
+
+
+def gpu_idle(when: str, *, power_w: float = GPU_IDLE_W, context: bool = True) -> Idle:
+    """Make half a minute of a GPU doing nothing."""
+    name = f"idle-{when}-{'with' if context else 'without'}"
+    return Idle(when="before" if when == "before" else "after", context=context,
+                window=gpu_window(name, power_w=power_w, duration_s=30.0))
+
+
+def gpu_canary(when: str, *, power_w: float = 300.0, **overrides: Any) -> Canary:
+    """Make ten seconds of the device's canary."""
+    fields: dict[str, Any] = {
+        "when": when, "model": "canary-1", "tokens": 4000, "output_sha256": sha("canary"),
+        "window": gpu_window(f"canary-{when}", power_w=power_w, duration_s=10.0),
+    }
+    return Canary(**(fields | overrides))
+
+
+def gpu_profile(**overrides: Any) -> Hardware:
+    """Declare the invented GPU."""
+    band = Band(low=25, high=50, source="invented")
+    return profile(measured=True, **({"start_temperature_c": band} | overrides))
+
+
+def gpu_report(made: Sequence[Item] | None = None, **overrides: Any) -> Report:
+    """Make the sealed report of a base with five trials on a GPU; gates are for `write_entry` or `gates.apply` to add."""
+    declared = overrides.get("profile", gpu_profile())
+    plan = msgspec.structs.replace(ENERGY_PLAN, trials=5, cells=(GPU_CELL,), window_s=60, ticks=300)
+    fields: dict[str, Any] = {
+        "profile": declared, "hardware_sha256": store.digest(declared), "energy_plan": plan, "provisional": None,
+        "trials": tuple(gpu_trial(order, power_w=GPU_W * wobble)
+                        for order, wobble in enumerate((1.0, 0.994, 1.006, 0.998, 1.002))),
+        "probes": (), "idle": (gpu_idle("before"), gpu_idle("after")),
+        "canary": (gpu_canary("before"), gpu_canary("after")),
+    }
+    return report(items(12) if made is None else made, measured_w=GPU_W, **(fields | overrides))
+
+
+def gpu_samples(made: Report) -> tuple[traces.Sample, ...]:
+    """Sample every window of a report at the power that it states."""
+    windows = [one.window for one in (*made.trials, *made.probes, *made.idle, *made.canary)]
+    return tuple(
+        row for one in windows
+        for row in samples(one.name, duration_s=one.duration_s,
+                           power_w=(one.energy.measured_j or 0.0) / one.duration_s)
+    )
 
 
 # --- a family and its board -------------------------------------------------------------------------------------------
@@ -741,3 +856,129 @@ def board(
         "unranked": tuple(sorted((one for one in rows if one.unranked is not None), key=cost)),
     }
     return Board(**(fields | overrides))
+
+
+# --- serving cells and probes at several batches ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostLaw:
+    """A cost that follows the fitted model exactly, in CPU-seconds or joules; see `costfit`."""
+
+    a0: float = 0.02
+    a1: float = 0.003
+    a2: float = 1e-6
+    d0: float = 0.05
+    d1: float = 0.004
+    d2: float = 0.0
+
+    def prefill(self, prompt: int, batch: int) -> float:
+        """Cost of one forward pass over a batch of prompts."""
+        return self.a0 + self.a1 * batch * prompt + self.a2 * batch * prompt**2
+
+    def step(self, context: float, batch: int) -> float:
+        """Cost of one decode step behind so many tokens."""
+        return self.d0 + self.d1 * batch + self.d2 * batch * context
+
+    def request(self, prompt: int, output: int, batch: int) -> float:
+        """Cost of one request."""
+        steps = sum(self.step(prompt + step, batch) for step in range(1, output))
+        return (self.prefill(prompt, batch) + steps) / batch
+
+
+def spent_window(name: str, spent: float, *, joules: bool = False) -> Window:
+    """Make a window that cost so much: CPU-seconds, or joules of a counter at 200 W."""
+    if not joules:
+        return window(spent / 1.9, spent, name=name)
+    found = window(spent / 200, spent / 250, measured_w=200.0, name=name)
+    exact = msgspec.structs.replace(found.energy, measured_j=spent, domains_j={"gpu0": spent})
+    return msgspec.structs.replace(found, energy=exact)
+
+
+def law_probes(
+    law: CostLaw, *, prompts: Sequence[int] = (128, 512, 2048), batches: Sequence[int] = (1, 4, 16, 64),
+    contexts: Sequence[int] = (64,), steps: int = 32, loops: int = 2, joules: bool = False,
+) -> tuple[Probe, ...]:
+    """Make probes whose costs follow a law without noise."""
+    found = []
+    for batch in batches:
+        for prompt in prompts:
+            spent = loops * law.prefill(prompt, batch)
+            found.append(Probe(
+                kind="prefill", batch=batch, prompt_tokens=prompt, output_tokens=0, loops=loops,
+                window=spent_window(f"probe-p{prompt}-b{batch}", spent, joules=joules),
+                first_token_s=round(0.01 + 0.0002 * prompt * batch, 6), peak_memory_bytes=500_000_000 + prompt * batch * 9000,
+            ))
+        for context in contexts:
+            spent = loops * sum(law.step(context + step, batch) for step in range(1, steps + 1))
+            found.append(Probe(
+                kind="decode", batch=batch, prompt_tokens=context, output_tokens=steps, loops=loops,
+                window=spent_window(f"probe-d{context}-b{batch}", spent, joules=joules),
+                step_s=tuple(round(0.02 + 0.001 * batch + 0.0001 * (step % 5), 6) for step in range(steps)),
+                peak_memory_bytes=450_000_000 + batch * 1_000_000,
+            ))
+    return tuple(found)
+
+
+def serving_trial(
+    order: int, law: CostLaw, *, workload: str = "agent", batch: int = 1, prompt: int = 1500, output: int = 40,
+    loops: int = 2, factor: float = 1.0, joules: bool = False, **overrides: Any,
+) -> Trial:
+    """Make a trial of a declared serving workload that costs what a law says, times a factor."""
+    requests = loops * batch
+    spent = requests * law.request(prompt, output, batch) * factor
+    fields: dict[str, Any] = {
+        "order": order, "workload": workload, "batch": batch, "loops": loops,
+        "loop_ends_s": tuple(float(loop + 1) for loop in range(loops)),
+        "window": spent_window(f"trial-{order}", spent, joules=joules), "requests": requests,
+        "prompt_tokens": requests * prompt, "output_tokens": requests * output,
+        "fed_tokens": requests * (prompt + output - 1), "computed_tokens": requests * (prompt + output - 1),
+        "output_sha256": sha("served", workload, batch), "first_token_s": tuple(0.3 + 0.01 * loop for loop in range(loops)),
+        "cached_tokens": 0,
+    }
+    return Trial(**(fields | overrides))
+
+
+LAWS = {"base": CostLaw(), "int8-weights": CostLaw(a1=0.0036, d0=0.03, d1=0.006),
+        "drop-6-layers": CostLaw(a0=0.016, a1=0.0024, a2=8e-7, d0=0.04, d1=0.0032)}
+
+
+def serving_family(
+    folder: Path | None = None, *, n: int = 60, joules: bool = False, batches: Sequence[int] = (1, 8),
+    recipes: Sequence[str] = tuple(LAWS), **overrides: Any,
+) -> list[Entry]:
+    """Make a family with the cells `replay` and `agent` at several batches, and probes at several batches.
+
+    Args:
+        folder: write the entries below it.
+        n: items of a task.
+        joules: measured joules of a GPU, else CPU-seconds.
+        batches: of the agent cells.
+        recipes: which of `LAWS`.
+        overrides: fields of every report.
+    """
+    planned = (Cell(workload="replay"), *(Cell(workload="agent", batch=batch) for batch in batches))
+    made = []
+    for place, spec in enumerate(spec for spec in SPECS if spec.recipe in recipes):
+        law, own = LAWS[spec.recipe], spec_items(spec, n)
+        served = [serving_trial(100 + 50 * number + 10 * turn + place, law, batch=batch, joules=joules,
+                                factor=(0.99, 1.0, 1.012)[turn])
+                  for number, batch in enumerate(batches) for turn in range(3)]
+        replayed = report(own, spec=spec, measured_w=200.0 if joules else None)
+        probes_ = law_probes(law, joules=joules)
+        noisy = tuple(msgspec.structs.replace(probe, window=_scaled(probe.window, 1 + 0.02 * (index % 3 - 1)))
+                      for index, probe in enumerate(probes_))
+        sealed = store.seal_report(msgspec.structs.replace(
+            replayed, trials=(*replayed.trials, *served), probes=noisy,
+            energy_plan=msgspec.structs.replace(ENERGY_PLAN, cells=planned), **overrides))
+        place_ = None if folder is None else folder / spec.recipe
+        if place_ is not None:
+            sealed = write_entry(place_, sealed, own)
+        made.append(Entry(name=f"{MODEL}/{spec.recipe}", report=sealed, items=own, folder=place_))
+    return made
+
+
+def _scaled(found: Window, factor: float) -> Window:
+    joules = found.energy.measured_j
+    energy_ = found.energy if joules is None else msgspec.structs.replace(found.energy, measured_j=joules * factor)
+    return msgspec.structs.replace(found, cpu_s=(found.cpu_s or 0.0) * factor, energy=energy_)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from jouleboard import catalogue, charts, check, cli, publish, rank, store
+from jouleboard import catalogue, charts, check, cli, gates, publish, rank, store, traces
 from jouleboard.check import Problem
 from jouleboard.records import Item, Probe, Report
 from tests import factory
@@ -55,10 +55,11 @@ def edit_items(folder: Path, change: Callable[[list[Item]], list[Item]]) -> None
 
 
 def edit_report(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a report thoroughly: its digest is right again afterwards."""
+    """Change a report thoroughly: its gates and its digest are right again afterwards."""
     raw = json.loads((folder / store.REPORT).read_bytes())
     change(raw)
-    store.write_report(folder, msgspec.convert(raw, Report))
+    samples = traces.decode(store.read_lines(folder / store.TRACE))
+    store.write_report(folder, gates.apply(msgspec.convert(raw, Report), samples))
 
 
 def fields(found: list[Problem]) -> set[str]:
@@ -377,10 +378,10 @@ def test_joules_that_cannot_be_measured_ones_are_found(change: dict[str, Any], t
 def windows(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """List every window of a report by the name of its energy; a bill of the build is one too."""
     return {"trials[2].window.energy": raw["trials"][2]["window"], "probes[3].window.energy": raw["probes"][3]["window"],
-            "idle[0].energy": raw["idle"][0], "build.energy": raw["build"]}
+            "idle[0].window.energy": raw["idle"][0]["window"], "build.energy": raw["build"]}
 
 
-WINDOWS = ["trials[2].window.energy", "probes[3].window.energy", "idle[0].energy", "build.energy"]
+WINDOWS = ["trials[2].window.energy", "probes[3].window.energy", "idle[0].window.energy", "build.energy"]
 
 
 @pytest.mark.parametrize("where", WINDOWS)
@@ -401,7 +402,7 @@ def test_an_estimate_that_is_off_by_a_millionth_is_found(where: str, runs: Path)
 
 @pytest.mark.parametrize(("where", "change"), [
     ("trials[2].window.energy", {"cpu_s": 1.0}), ("probes[3].window.energy", {"duration_s": 1.0}),
-    ("build.energy", {"cpu_s": 0.5}), ("build.energy", {"duration_s": 9.0}), ("idle[0].energy", {"duration_s": 9.0}),
+    ("build.energy", {"cpu_s": 0.5}), ("build.energy", {"duration_s": 9.0}), ("idle[0].window.energy", {"duration_s": 9.0}),
 ])
 def test_a_time_that_was_changed_no_longer_gives_the_estimate(where: str, change: dict[str, float], runs: Path) -> None:
     edit_report(entry(runs), lambda raw: windows(raw)[where].update(change))
@@ -410,8 +411,8 @@ def test_a_time_that_was_changed_no_longer_gives_the_estimate(where: str, change
 
 def test_an_idle_window_without_cpu_time_has_idle_power_alone(runs: Path) -> None:
     def change(raw: dict[str, Any]) -> None:
-        raw["idle"][0]["cpu_s"] = None
-        raw["idle"][0]["energy"]["estimate_j"] = 0.75 * 2 * raw["idle"][0]["duration_s"]
+        raw["idle"][0]["window"]["cpu_s"] = None
+        raw["idle"][0]["window"]["energy"]["estimate_j"] = 0.75 * 2 * raw["idle"][0]["window"]["duration_s"]
 
     edit_report(entry(runs), change)
     assert problems(runs) == []
@@ -444,11 +445,25 @@ def test_a_void_trial_may_be_one_that_the_sensor_failed_in(tmp_path: Path) -> No
     factory.family(tmp_path, n=N, measured_w=200.0, specs=SOME[:1])
 
     def change(raw: dict[str, Any]) -> None:
-        raw["trials"][1]["void"] = "the device was lost"
+        raw["trials"][1]["window"]["void"] = "device-lost: the device did not answer"
         raw["trials"][1]["window"]["energy"].update(measured_j=None, domains_j={})
 
     edit_report(tmp_path / "base", change)
     assert problems(tmp_path) == []
+    voids = [trial.void for trial in store.read_report(tmp_path / "base" / store.REPORT).trials]
+    assert voids == [None, "device-lost: the device did not answer", None]
+
+
+def test_a_window_without_joules_says_how_its_sensor_failed(tmp_path: Path) -> None:
+    """A reason beside the trial alone would let anybody drop the joules of a trial that was not liked."""
+    factory.family(tmp_path, n=N, measured_w=200.0, specs=SOME[:1])
+
+    def change(raw: dict[str, Any]) -> None:
+        raw["trials"][1]["void"] = "disliked: it cost too much"
+        raw["trials"][1]["window"]["energy"].update(measured_j=None, domains_j={})
+
+    edit_report(tmp_path / "base", change)
+    assert cases(problems(tmp_path)) == {("energy", "trials[1].window.energy.measured_j")}
 
 
 def test_a_power_model_belongs_to_method_model_and_to_no_other(runs: Path, tmp_path: Path) -> None:
@@ -515,7 +530,7 @@ def test_a_task_that_occurs_twice_is_found(runs: Path) -> None:
     (lambda raw: raw["trials"][0]["window"], {"cpu_s": 1e306}, "trials[0].window.cpu_s"),
     (lambda raw: raw["trials"][0]["window"], {"cpu_s": -1.0}, "trials[0].window.cpu_s"),
     (lambda raw: raw["probes"][1]["window"], {"duration_s": 1e-320}, "probes[1].window.duration_s"),
-    (lambda raw: raw["idle"][0], {"duration_s": 1e300}, "idle[0].duration_s"),
+    (lambda raw: raw["idle"][0]["window"], {"duration_s": 1e300}, "idle[0].window.duration_s"),
     (lambda raw: raw["build"], {"duration_s": 1e300}, "build.duration_s"),
     (lambda raw: raw["trials"][0]["window"]["energy"], {"estimate_j": 1e308}, "trials[0].window.energy.estimate_j"),
     (lambda raw: raw["trials"][0]["window"]["energy"], {"domains_j": {"a": 1e308}}, "domains_j"),
@@ -600,7 +615,8 @@ def test_a_missing_raw_file_is_named(name: str, runs: Path) -> None:
 
 
 def test_a_changed_trace_is_found(runs: Path) -> None:
-    store.write_lines(entry(runs) / store.TRACE, [*factory.TRACE_LINES, b"3.0,9.9"])
+    lines = store.read_lines(entry(runs) / store.TRACE)
+    store.write_lines(entry(runs) / store.TRACE, [*lines, lines[-1]])
     assert cases(problems(runs)) == {("files", f"files.{store.TRACE}")}
 
 

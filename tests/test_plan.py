@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jouleboard import catalogue, commands, plan, store
 from jouleboard.commands import RunOptions
-from jouleboard.declared import Plan, PlanTask
+from jouleboard.declared import Cell, Plan, PlanTask
 from jouleboard.errors import PlanError
 from jouleboard.plan import Family
 from jouleboard.records import ReplayRow
@@ -63,6 +63,61 @@ def test_the_order_of_a_seed_stays_what_it_is() -> None:
     """Published runs name their seed: the order must not depend on the version of anything."""
     assert plan.trial_order(BASE_AND_TWO, 2, 20261) == ["base", "a", "a", "b", "b", "base"]
     assert plan.trial_order(BASE_AND_TWO, 3, 7) == ["base", "b", "b", "b", "base", "a", "a", "a", "base"]
+
+
+CELLS = (Cell(workload="replay"), Cell(workload="chat", batch=1), Cell(workload="chat", batch=8))
+
+
+@given(others=st.integers(0, 4), trials=st.integers(1, 5), seed=st.integers(0, 2**20))
+def test_in_each_cell_the_base_is_first_and_last_and_cells_follow_each_other(others: int, trials: int, seed: int) -> None:
+    names = ["base", *(f"v{number}" for number in range(others))]
+    order = plan.session_order(CELLS, names, trials, seed)
+    assert list(dict.fromkeys(slot.cell for slot in order)) == list(CELLS)
+    for cell in CELLS:
+        mine = [slot.recipe for slot in order if slot.cell == cell]
+        assert Counter(mine) == dict.fromkeys(names, trials) | {"base": max(trials, 2)}
+        assert (mine[0], mine[-1]) == ("base", "base")
+        first = [index for index, slot in enumerate(order) if slot.cell == cell]
+        assert first == list(range(first[0], first[-1] + 1))
+
+
+def test_cells_are_not_all_in_the_same_order() -> None:
+    order = plan.session_order(CELLS, ["base", "a", "b", "c"], 4, 1)
+    orders = {tuple(slot.recipe for slot in order if slot.cell == cell) for cell in CELLS}
+    assert len(orders) == len(CELLS)
+
+
+@pytest.mark.parametrize("cells", [
+    (Cell(workload="replay", batch=4),), (Cell(workload="chat"),), (Cell(workload="chat", batch=1),) * 2,
+])
+def test_a_cell_without_sense_is_refused(cells: tuple[Cell, ...], quick: Plan) -> None:
+    wrong = msgspec.structs.replace(quick, energy=msgspec.structs.replace(quick.energy, cells=cells))
+    with pytest.raises(PlanError) as caught:
+        plan.families(wrong, catalogue.hardware("x86-vm"))
+    assert caught.value.field == "energy.cells"
+
+
+def test_a_workload_that_nobody_declared_is_refused(quick: Plan) -> None:
+    cells = (Cell(workload="novel", batch=1),)
+    wrong = msgspec.structs.replace(quick, energy=msgspec.structs.replace(quick.energy, cells=cells))
+    with pytest.raises(PlanError, match="novel"):
+        plan.families(wrong, catalogue.hardware("x86-vm"))
+
+
+def test_small_probes_come_first_and_every_one_of_the_plan_comes(quick: Plan) -> None:
+    wanted = list(plan.wanted_probes(quick))
+    assert len(wanted) == len(quick.prefill.tokens) * len(quick.prefill.batches) + len(quick.decode.batches)
+    assert (wanted[0].kind, wanted[0].prompt_tokens, wanted[0].batch) == ("prefill", 128, 1)
+    assert all(one.output_tokens == (quick.decode.tokens if one.kind == "decode" else 0) for one in wanted)
+
+
+@pytest.mark.parametrize(("sensor", "method", "device"), [
+    ("none", "model", "cpu"), ("rapl", "rapl", "cpu"), ("nvml", "gpu_counter", "cuda:0"), ("amdsmi", "gpu_counter", "cuda:0"),
+    ("jetson", "soc", "cuda:0"), ("apple", "soc", "mps"), ("nvml", "simulated", "cpu"),
+])
+def test_a_model_runs_on_the_device_that_is_measured(sensor: str, method: str, device: str) -> None:
+    profile = msgspec.structs.replace(catalogue.hardware("x86-vm"), sensor=sensor, method=method)
+    assert plan.torch_device(profile) == device
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -163,7 +218,7 @@ def with_plan(family: Family, **changes: Any) -> Family:
 
 def _replace(family: Family, **changes: Any) -> Family:
     return Family(**{name: changes.get(name, getattr(family, name))
-                     for name in ("plan", "model", "recipes", "tasks", "hardware")})
+                     for name in ("plan", "model", "recipes", "tasks", "hardware", "workloads")})
 
 
 def _energy(family: Family, **changes: Any) -> Family:
@@ -182,9 +237,12 @@ CHANGES: dict[str, Callable[[Family], Family]] = {
     "batch_size": lambda family: with_plan(family, batch_size=7),
     "trials": lambda family: _energy(family, trials=5),
     "replay_tokens": lambda family: _energy(family, replay_tokens=7),
-    "warmup_tokens": lambda family: _energy(family, warmup_tokens=7),
+    "warmup_s": lambda family: _energy(family, warmup_s=7),
+    "cells": lambda family: _energy(family, cells=family.plan.energy.cells[:1]),
+    "workload": lambda family: _replace(family, workloads={
+        name: msgspec.structs.replace(one, prompt_tokens=9) for name, one in family.workloads.items()}),
     "idle_s": lambda family: _energy(family, idle_s=7.5),
-    "prefill": lambda family: with_plan(family, prefill=msgspec.structs.replace(family.plan.prefill, tokens=7)),
+    "prefill": lambda family: with_plan(family, prefill=msgspec.structs.replace(family.plan.prefill, tokens=(7,))),
     "decode": lambda family: with_plan(family, decode=msgspec.structs.replace(family.plan.decode, batches=(7,))),
     "model weights": lambda family: _replace(family, model=msgspec.structs.replace(family.model, weights_sha256="0" * 64)),
     "model dtype": lambda family: _replace(family, model=msgspec.structs.replace(family.model, dtype="float32")),

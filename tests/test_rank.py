@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jouleboard import downloads, rank, scores
-from jouleboard.records import Report
+from jouleboard import costmodel, downloads, rank, scores
+from jouleboard.records import Gate, Report
 from jouleboard.rows import Board, Estimate, Row
 from tests import factory
 from tests.factory import Entry
@@ -380,7 +380,23 @@ def test_simulated_energy_is_never_ranked() -> None:
     entries = [changed(entry, method="simulated") for entry in factory.family(n=N, measured_w=200.0, specs=(BASE, INT8))]
     board = one(entries)
     assert board.ranked == ()
-    assert {row.unranked for row in board.unranked} == {"its energy is simulated, not measured"}
+    assert board.is_simulated
+    assert board.title.startswith("SIMULATED: ")
+    for row in board.unranked:
+        assert (row.unranked or "").startswith("SIMULATED: ")
+        assert "simulated" in row.badges
+        assert row.quality_per_kilojoule is None
+        assert row.energy_j_per_ktoken is not None
+        assert row.is_base or row.cost_ratio is None
+        assert row.crossover is None
+
+
+def test_simulated_entries_stand_apart_and_last() -> None:
+    real = factory.family(n=N, measured_w=200.0, specs=(BASE, INT8))
+    made = [changed(entry, method="simulated", name=f"sim/{entry.name}") for entry in real]
+    boards = rank.boards([*made, *real, *factory.family(n=N)])
+    assert [board.is_simulated for board in boards] == [False, False, True]
+    assert len(boards[0].ranked) == 2
 
 
 @pytest.mark.parametrize("costs", [[None, None, None], [24.0, None, 24.0]])
@@ -489,6 +505,210 @@ def test_an_interval_that_no_float_holds_is_none(family: list[Entry]) -> None:
     wild = rows(one([with_costs(family[0], [1e-300, 1e9]), with_costs(family[1], [1e9, 1e-300])]))["int8-weights"].cost_ratio
     assert wild is not None
     assert (wild.low, wild.high) == (None, None)
+
+
+# --- cells ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served() -> list[Entry]:
+    """Base, int8 and drop-6 with the cells agent at batch 1 and 8, and replay, on a CPU."""
+    return factory.serving_family(n=N)
+
+
+def cells(boards: Sequence[Board]) -> list[tuple[str, int | None]]:
+    return [(board.workload, board.batch) for board in boards]
+
+
+def with_trials(entry: Entry, change: Callable[[Any], Any]) -> Entry:
+    """Give the entry with every trial changed; None takes it away."""
+    found = [change(trial) for trial in entry.report.trials]
+    return changed(entry, trials=tuple(trial for trial in found if trial is not None))
+
+
+def void_in(entry: Entry, batch: int | None, words: str = "throttled: 3 samples") -> Entry:
+    return with_trials(entry, lambda trial: msgspec.structs.replace(trial, void=words) if trial.batch == batch else trial)
+
+
+def gate(name: str, subject: str, status: str = "fail", **fields: Any) -> Gate:
+    return Gate(**({"name": name, "subject": subject, "status": status, "value": 0.09, "limit": 0.25, "code": "no-verdict",
+                    "reason": f"what {name} says"} | fields))
+
+
+def test_an_entry_stands_on_a_board_for_each_of_its_cells_serving_first(served: list[Entry]) -> None:
+    boards = rank.boards(served)
+    assert cells(boards) == [("agent", 1), ("agent", 8), ("replay", None)]
+    assert all(len(board.ranked) == 3 for board in boards)
+    assert len({board.key for board in boards}) == 3
+    assert [(board.prompt_tokens, board.output_tokens) for board in boards] == [(1500, 40), (1500, 40), (None, None)]
+    for seed in range(3):
+        entries = list(served)
+        random.Random(seed).shuffle(entries)
+        assert rank.boards(entries) == boards
+
+
+def test_a_serving_board_is_ranked_by_the_cost_of_a_request(served: list[Entry]) -> None:
+    for board, batch in zip(rank.boards(served), (1, 8), strict=False):
+        for row in board.ranked:
+            law = factory.LAWS[row.report.recipe]
+            costs = [trial.window.cpu_s / trial.requests for trial in row.report.trials
+                     if trial.batch == batch and trial.window.cpu_s is not None]
+            assert row.cost_per_request is not None
+            assert row.cost_per_request == row.cpu_s_per_request
+            assert row.cost_per_request.value == pytest.approx(np.mean(costs)) == pytest.approx(
+                law.request(1500, 40, batch), rel=0.01)
+            assert row.quality is not None
+            assert row.energy_j_per_request is not None
+            assert row.quality_per_kilojoule is not None
+            assert row.quality_per_kilojoule.value == pytest.approx(1000 * row.quality.value / row.energy_j_per_request.value)
+        values = [row.cost_per_request.value for row in board.ranked if row.cost_per_request]
+        assert values == sorted(values)
+
+
+def test_a_request_of_measured_joules_decides_where_there_is_a_sensor() -> None:
+    board = rank.boards(factory.serving_family(n=N, joules=True))[0]
+    assert not board.is_cpu_time
+    for row in board.ranked:
+        assert row.cost_per_request == row.energy_j_per_request
+        assert row.cost_per_request is not None
+        assert row.cost_per_request.value == pytest.approx(factory.LAWS[row.report.recipe].request(1500, 40, 1), rel=0.01)
+        assert row.cost_model is not None
+        assert row.cost_model.cost == "joules"
+
+
+def test_replay_has_no_cost_per_request(served: list[Entry]) -> None:
+    for row in rank.boards(served)[-1].ranked:
+        assert (row.cpu_s_per_request, row.energy_j_per_request, row.cost_per_request, row.crossover) == (None,) * 4
+        assert row.headline_cost == row.cpu_s_per_ktoken is not None
+
+
+def test_a_workload_declared_with_other_lengths_is_another_board(served: list[Entry]) -> None:
+    longer = with_trials(served[1], lambda trial: trial if trial.batch is None else msgspec.structs.replace(
+        trial, prompt_tokens=trial.prompt_tokens * 2))
+    assert cells(rank.boards([served[0], longer])) == [("agent", 1), ("agent", 1), ("agent", 8), ("agent", 8), ("replay", None)]
+
+
+def test_another_replay_does_not_part_serving_cells(served: list[Entry]) -> None:
+    other = changed(served[1], replay_sha256=factory.sha("x"))
+    assert [len(rows(board)) for board in rank.boards([served[0], other])] == [2, 2, 1, 1]
+
+
+def test_a_failed_variant_stands_on_every_board_of_its_family(served: list[Entry]) -> None:
+    boards = rank.boards([*served, Entry(name="x/failed", report=factory.failed(INT4), items=())])
+    assert cells(boards) == [("agent", 1), ("agent", 8), ("replay", None)]
+    for board in boards:
+        assert [row.entry for row in board.unranked] == ["x/failed"]
+
+
+def test_an_interrupted_variant_stands_on_every_board_of_its_base(served: list[Entry]) -> None:
+    half = changed(served[1], status="quality-only", trials=(), probes=())
+    boards = rank.boards([served[0], half])
+    assert cells(boards) == [("agent", 1), ("agent", 8), ("replay", None)]
+    assert all("interrupted" in (rows(board)["int8-weights"].unranked or "") for board in boards)
+
+
+def test_a_planned_cell_without_a_trial_is_shown_where_the_base_has_it(served: list[Entry]) -> None:
+    fewer = with_trials(served[1], lambda trial: None if trial.batch == 8 else trial)
+    board = rank.boards([served[0], fewer])[1]
+    row = rows(board)["int8-weights"]
+    assert row.unranked == "no trial of this entry was measured in this cell"
+    assert row.cost_per_request is None
+
+
+def test_a_cell_whose_trials_are_all_void_says_which_gate_voided_them(served: list[Entry]) -> None:
+    boards = rank.boards([served[0], void_in(served[1], 8), served[2]])
+    row = rows(boards[1])["int8-weights"]
+    assert row.unranked == "every trial of this entry is void (throttled: 3 samples)"
+    assert (row.cost_per_request, row.cost_ratio, row.crossover) == (None, None, None)
+    assert [rows(board)["int8-weights"].rank is not None for board in boards] == [True, False, True]
+
+
+def test_a_variant_all_of_whose_base_trials_are_void_has_no_rank(served: list[Entry]) -> None:
+    boards = rank.boards([void_in(served[0], 8), *served[1:]])
+    row = rows(boards[1])["int8-weights"]
+    assert row.unranked == "every trial of its base is void (throttled: 3 samples)"
+    assert row.cost_ratio is None
+    assert row.cost_per_request is not None
+    assert boards[1].ranked == ()
+    assert len(boards[0].ranked) == 3
+
+
+def test_a_cell_that_measures_idling_keeps_its_cost_and_loses_its_rank(served: list[Entry]) -> None:
+    idle = changed(served[1], gates=(gate("load", "agent-b1"),))
+    boards = rank.boards([served[0], idle, served[2]])
+    row = rows(boards[0])["int8-weights"]
+    assert "measures idling" in (row.unranked or "")
+    assert "what load says" in (row.unranked or "")
+    assert "idling" in row.badges
+    assert (row.cost_ratio, row.crossover) == (None, None)
+    assert row.cost_per_request is not None
+    assert rows(boards[1])["int8-weights"].rank is not None
+    assert "idling" not in rows(boards[1])["int8-weights"].badges
+
+
+@pytest.mark.parametrize(("name", "subject", "touched"), [
+    ("drift", "agent-b1", [True, False, False]), ("drift", "canary", [True, True, True]),
+    ("load", "agent-b8", [False, True, False]), ("realised", "variant", [True, True, True]),
+    ("steady", "trial-100", [False, False, False]), ("outputs", "agent-b1", [False, False, False]),
+])
+def test_a_gate_that_fails_on_the_base_takes_its_session_with_it(
+    name: str, subject: str, touched: list[bool], served: list[Entry]
+) -> None:
+    base = changed(served[0], gates=(gate(name, subject),))
+    elsewhere = [changed(entry, session=factory.sha("later"), name=f"later/{entry.name}") for entry in served]
+    for board, hit in zip(rank.boards([base, *served[1:], *elsewhere]), touched, strict=True):
+        for row in (*board.ranked, *board.unranked):
+            assert (row.rank is None) is (hit and not row.entry.startswith("later/"))
+            if row.rank is None:
+                assert f"fails the gate {name} (what {name} says)" in (row.unranked or "")
+
+
+def test_a_cross_check_that_is_not_sure_is_marked_on_its_own_board(served: list[Entry]) -> None:
+    trial = next(trial for trial in served[1].report.trials if trial.batch == 8)
+    unsure = changed(served[1], gates=(gate("cross-check", trial.window.name, "unverified", code="integral-unsure"),))
+    found = [rows(board)["int8-weights"] for board in rank.boards([served[0], unsure])]
+    assert ["unverified" in row.badges for row in found] == [False, True, False]
+    assert all(row.rank is not None for row in found)
+
+
+def test_doubts_of_gates_make_an_entry_provisional_in_words(served: list[Entry]) -> None:
+    doubtful = changed(served[1], provisional=None, gates=(gate("window-length", "agent-b1", code="too-short"),))
+    row = rows(rank.boards([served[0], doubtful])[0])["int8-weights"]
+    assert "provisional" in row.badges
+    assert row.provisional == ("too-short (agent-b1): what window-length says",)
+    assert row.rank is not None
+
+
+def test_latencies_are_those_of_the_cell(served: list[Entry]) -> None:
+    first, eighth, replay = (rows(board)["base"] for board in rank.boards(served))
+    assert first.first_token is not None
+    assert (first.first_token.median_s, first.first_token.samples) == (pytest.approx(0.305), 6)
+    assert first.inter_token is not None
+    steps = next(probe.step_s for probe in first.report.probes if (probe.kind, probe.batch) == ("decode", 1))
+    assert first.inter_token.p95_s == pytest.approx(np.percentile(steps, 95))
+    assert first.inter_token.median_s == pytest.approx(np.median(steps))
+    assert eighth.inter_token is None
+    assert (replay.first_token, replay.inter_token) == (None, None)
+
+
+def test_the_crossover_is_of_the_requests_of_the_cell(served: list[Entry]) -> None:
+    found = rows(rank.boards(served)[0])
+    assert found["base"].crossover is None
+    crossing = found["int8-weights"].crossover
+    assert crossing is not None
+    models = [costmodel.fit(entry.report.probes, "cpu_s") for entry in served[:2]]
+    assert crossing == costmodel.crossover(*models, prompt=1500, output=40)
+
+
+def test_probes_of_several_lengths_and_void_ones_do_not_mix(served: list[Entry]) -> None:
+    report = served[0].report
+    probes = tuple(msgspec.structs.replace(probe, void="throttled: hot") if (probe.kind, probe.batch) == ("prefill", 4)
+                   else probe for probe in report.probes)
+    row = rows(rank.boards([changed(served[0], probes=probes)])[0])["base"]
+    assert set(row.prefill_cpu_s_per_ktoken) == {1, 16, 64}
+    middle = next(probe for probe in probes if (probe.kind, probe.batch, probe.prompt_tokens) == ("prefill", 16, 512))
+    assert middle.window.cpu_s is not None
+    assert row.prefill_cpu_s_per_ktoken[16] == pytest.approx(1000 * middle.window.cpu_s / (2 * 16 * 512))
 
 
 def test_badges_are_reason_codes(family: list[Entry]) -> None:

@@ -33,8 +33,17 @@ tasks:
   - {task: book_year2889, limit: 4}
 threads: 1
 batch_size: 4
-energy: {trials: 2, replay_tokens: 300, warmup_tokens: 50, idle_s: 0.2}
-prefill: {tokens: 64, batches: [1]}
+energy:
+  trials: 2
+  cells: [{workload: replay}, {workload: agent, batch: 1}]
+  window_s: 0
+  replay_tokens: 300
+  first_warmup_s: 0.1
+  warmup_s: 0.1
+  idle_s: 0.2
+  canary_s: 0.2
+  live_items: 2
+prefill: {tokens: [64], batches: [1]}
 decode: {prompt_tokens: 16, tokens: 4, batches: [2]}
 """
 
@@ -77,23 +86,32 @@ def test_what_was_measured_and_what_was_estimated_are_kept_apart(finished):
     assert report.realised.layers == 24
     assert report.build.duration_s > 0
     assert {probe.kind for probe in report.probes} == {"prefill", "decode"}
-    assert len(report.idle) == 2
+    assert [(one.when, one.context) for one in report.idle] == [
+        ("before", False), ("before", True), ("after", True), ("after", False)]
+    assert [one.when for one in report.canary] == ["before", "after"]
+    assert len({one.output_sha256 for one in report.canary}) == 1
+    assert report.live is not None
+    assert 0 < report.live.fed_tokens < report.tasks[0].fed_tokens
+    assert len({gate.name for gate in report.gates}) > 10
 
 
 def test_the_base_is_measured_first_and_last_and_both_variants_as_often(finished):
     reports = [store.read_report(entry(finished, recipe) / store.REPORT) for recipe in ("bf16", "drop-6-layers")]
     orders = [[trial.order for trial in report.trials] for report in reports]
-    assert orders[0] == [0, 3]
-    assert sorted(orders[1]) == [1, 2]
+    assert orders[0] == [0, 3, 4, 7]
+    assert sorted(orders[1]) == [1, 2, 5, 6]
 
 
 def test_replays_of_a_variant_give_the_same_outputs_and_the_same_work_for_all(finished):
     for recipe in ("bf16", "drop-6-layers"):
         report = store.read_report(entry(finished, recipe) / store.REPORT)
-        assert len({trial.output_sha256 for trial in report.trials}) == 1
-    work = {(trial.computed_tokens, trial.output_tokens, trial.requests) for recipe in ("bf16", "drop-6-layers")
+        for cell in ("replay", "agent"):
+            assert len({trial.output_sha256 for trial in report.trials if trial.workload == cell}) == 1
+    work = {(trial.workload, trial.computed_tokens, trial.output_tokens, trial.requests)
+            for recipe in ("bf16", "drop-6-layers")
             for trial in store.read_report(entry(finished, recipe) / store.REPORT).trials}
-    assert len(work) == 1
+    assert len(work) == 2
+    assert ("agent", 1539, 40, 1) in work
 
 
 def test_variants_saw_identical_inputs(finished):

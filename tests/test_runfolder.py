@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jouleboard import catalogue, check, meters, plan, protocol, run, store, tasks
+from jouleboard import catalogue, check, meters, plan, protocol, run, store, tasks, traces
 from jouleboard.errors import DataFileError, JouleboardError, PlanError
 from jouleboard.meters.model import PowerModelMeter
 from jouleboard.models import Dense
@@ -23,6 +23,8 @@ from jouleboard.progress import Display
 from jouleboard.records import Failure, Window
 from jouleboard.runfolder import Progressed, RunFolder
 from jouleboard.session import Session
+from jouleboard.sessionfile import Held, SessionState
+from jouleboard.traces import Sample
 from tests import factory
 
 N = 6
@@ -44,13 +46,31 @@ def folder(tmp_path: Path, family: Family) -> RunFolder:
     return RunFolder(tmp_path / "run", family)
 
 
-def window(family: Family, *, cpu_s: float | None = 19.0) -> Window:
+def window(family: Family, name: str, *, cpu_s: float | None = 19.0) -> Window:
     """Make a window whose estimate follows from the profile's power model, as the real meter makes it."""
-    energy = PowerModelMeter(family.hardware).end(duration_s=10.0, cpu_s=cpu_s)
-    return msgspec.structs.replace(factory.window(), cpu_s=cpu_s, energy=energy)
+    reading = PowerModelMeter(family.hardware).end(duration_s=10.0, cpu_s=cpu_s)
+    return msgspec.structs.replace(factory.window(name=name), cpu_s=cpu_s, energy=reading.energy)
 
 
-def finished(folder: RunFolder, family: Family, place: int = 0, **changes: Any) -> Progressed:
+def session_of(folder: RunFolder, family: Family, place: int, *, measured: bool = True) -> SessionState:
+    """Give a session in which one variant has its trials and probes, with their traces."""
+    recipe = family.recipes[place].id
+    trials = tuple(factory.trial(order, window=window(family, f"trial-{order}")) for order in range(3))
+    probes = tuple(msgspec.structs.replace(probe, window=window(family, f"probe-{number}"))
+                   for number, probe in enumerate(factory.probes()))
+    for one in (*trials, *probes):
+        folder.session.write_trace(recipe, one.window.name, [
+            Sample(window=one.window.name, elapsed_s=0.5 * count, cpu_s=0.95 * count) for count in range(20)])
+    held = Held(trials=trials, probes=probes, peak_memory_bytes=10) if measured else Held()
+    idle = factory.idle("before")
+    return SessionState(
+        name=factory.sha("session"), began_utc="2030-01-01T00:00:00+00:00", boot=None, configurations={},
+        replay_sha256=factory.sha("replay"), order=(), held={recipe: held},
+        idle=(msgspec.structs.replace(idle, window=window(family, idle.window.name, cpu_s=None)),),
+    )
+
+
+def finished(folder: RunFolder, family: Family, place: int = 0, *, measured: bool = True, **changes: Any) -> Progressed:
     """Give what a variant has at the end of a run, with its working files, and write its entry."""
     recipe = family.recipes[place]
     results = []
@@ -64,12 +84,10 @@ def finished(folder: RunFolder, family: Family, place: int = 0, **changes: Any) 
         "results": results, "quality_done": True, "complete": True, "weights_sha256": factory.sha("weights"),
         "built": protocol.Built(realised=factory.realised(), engine=factory.engine(), steps=(),
                                 torch_cpu_capability="AVX2"),
-        "build_window": window(family), "session": factory.sha("session"), "replay_sha256": factory.sha("replay"),
-        "trials": [factory.trial(order, window=window(family)) for order in range(3)],
-        "probes": [msgspec.structs.replace(probe, window=window(family)) for probe in factory.probes()], "trace": [b"0,0.0,0.0,"], "peak_memory_bytes": 10,
+        "build_window": window(family, "build"),
     }
     state = Progressed(recipe=recipe, **(fields | changes))
-    folder.write(state, [window(family, cpu_s=None)])
+    folder.write(state, session_of(folder, family, place, measured=measured))
     return state
 
 
@@ -92,9 +110,8 @@ def test_an_entry_that_is_written_passes_the_check(folder: RunFolder, family: Fa
 
 def test_a_failed_variant_also_leaves_an_entry_that_passes_the_check(folder: RunFolder, family: Family) -> None:
     failure = Failure(phase="build", reason="out of memory", log_tail="")
-    nothing: dict[str, Any] = {"results": [], "trials": [], "probes": [], "built": None, "build_window": None,
-                               "complete": False, "quality_done": False}
-    finished(folder, family, 1, failure=failure, **nothing)
+    nothing: dict[str, Any] = {"results": [], "built": None, "build_window": None, "complete": False, "quality_done": False}
+    finished(folder, family, 1, measured=False, failure=failure, **nothing)
     found = check.check_paths([folder.root])
     assert found.problems == []
     assert [entry.report.status for entry in found.entries] == ["failed"]
@@ -185,7 +202,7 @@ def test_a_complete_run_measures_and_fetches_nothing_and_says_so(
 def test_a_scored_variant_keeps_its_scores_and_is_measured_again(folder: RunFolder, family: Family) -> None:
     folder.existing()
     finished(folder, family, 0)
-    finished(folder, family, 1, complete=False, trials=[], probes=[])
+    finished(folder, family, 1, measured=False, complete=False)
     state = RunFolder(folder.root, family).existing()["drop-6-layers"]
     assert (state.quality_done, state.complete) == (True, False)
     assert len(state.results) == len(TASKS)
@@ -228,7 +245,7 @@ def test_an_entry_whose_replacement_was_cut_short_is_brought_back(folder: RunFol
 
 def test_an_entry_with_another_trace_is_measured_again_but_keeps_its_scores(folder: RunFolder, family: Family) -> None:
     both(folder, family)
-    store.write_lines(folder.entry(family.base) / store.TRACE, [b"order,elapsed_s,cpu_s,power_w", b"0,0.0,9.9,"])
+    store.write_lines(folder.entry(family.base) / store.TRACE, [traces.HEADER, b"trial-0,0,9.9,,,,,,,,"])
     state = RunFolder(folder.root, family).existing()["bf16"]
     assert (state.quality_done, state.complete) == (True, False)
 
@@ -259,7 +276,7 @@ def test_without_the_recorded_batches_the_base_is_scored_again(folder: RunFolder
     both(folder, family)
     folder.work_files(family.base, TASKS[1]).batches.unlink()
     assert RunFolder(folder.root, family).existing()["bf16"].complete, "a complete run needs them no more"
-    finished(folder, family, 1, complete=False, trials=[], probes=[])
+    finished(folder, family, 1, measured=False, complete=False)
     found = RunFolder(folder.root, family).existing()
     assert not found["bf16"].quality_done
     assert found["drop-6-layers"].quality_done
@@ -295,7 +312,7 @@ def _with_plan(family: Family, **changes: Any) -> Family:
 
 def _replace(family: Family, **changes: Any) -> Family:
     return Family(**{name: changes.get(name, getattr(family, name))
-                     for name in ("plan", "model", "recipes", "tasks", "hardware")})
+                     for name in ("plan", "model", "recipes", "tasks", "hardware", "workloads")})
 
 
 @pytest.mark.parametrize("name", CHANGES)

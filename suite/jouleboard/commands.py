@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from jouleboard import catalogue, hardware, paths, plan, sources, store
+from jouleboard import catalogue, forecast, hardware, paths, plan, sources, store
 from jouleboard.declared import GeneratedSource, HubSource, PathSource, Plan, PlanTask
-from jouleboard.errors import PlanError
+from jouleboard.errors import OutOfTimeError, PlanError
 from jouleboard.plan import Family
 from jouleboard.progress import Display
 from jouleboard.runfolder import Progressed
 
 DEFAULT_PLAN = "quick"
+MORE_TO_DO = 3
+"""Exit code of a piece of a run that was stopped by `--stop-after`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +36,11 @@ class RunOptions:
     hardware: str | None
     out: Path | None
     dry_run: bool
+    stop_after_min: float | None = None
 
 
 def run(options: RunOptions) -> int:
-    """Run a plan; exit code 1 when a variant failed."""
+    """Run a plan; exit code 1 when a variant failed, 3 when the time of this piece is over and there is more to do."""
     from jouleboard import run as runner  # noqa: PLC0415 - scipy-sized imports only when something runs
 
     chosen = adapt(catalogue.plan(options.plan or DEFAULT_PLAN), options)
@@ -44,14 +48,18 @@ def run(options: RunOptions) -> int:
     families = plan.families(chosen, profile)
     out = options.out or default_out(chosen)
     display = Display()
+    deadline_s = None if options.stop_after_min is None else time.monotonic() + 60 * options.stop_after_min
     print(describe(chosen, families, out))
     if options.dry_run:
-        print("\n".join(needs(families)))
+        print("\n".join([*forecast.lines(families), *needs(families)]))
         return 0
     results: list[Progressed] = []
     try:
         for family in families:
-            results += runner.run_family(family, out, display)
+            results += runner.run_family(family, out, display, deadline_s=deadline_s)
+    except OutOfTimeError as error:
+        print(f"stopped after this piece: {error}")
+        return MORE_TO_DO
     finally:
         if display.phases:
             print(display.times(), file=sys.stderr)
@@ -99,7 +107,8 @@ def describe(chosen: Plan, families: Sequence[Family], out: Path) -> str:
         f"tasks     {tasks}",
         f"hardware  {first.hardware.id}: energy method {first.hardware.method}"
         + (", no sensor: CPU-seconds are measured, joules estimated" if first.hardware.method == "model" else ""),
-        f"energy    {energy.trials} trials of about {energy.replay_tokens} tokens a variant, {chosen.threads} thread(s)",
+        f"energy    {energy.trials} trials a variant of {_cells(chosen)}; windows of "
+        + (f"at least {energy.window_s:.0f} s" if energy.window_s else "one loop") + f"; {chosen.threads} thread(s)",
         f"folder    {out}",
     ]
     unused = hardware.unused_gpus(first.hardware)
@@ -109,6 +118,11 @@ def describe(chosen: Plan, families: Sequence[Family], out: Path) -> str:
     if chosen.provisional:
         lines.append(f"note      figures are provisional: {chosen.provisional}")
     return "\n".join(lines)
+
+
+def _cells(chosen: Plan) -> str:
+    return ", ".join(cell.workload if cell.batch is None else f"{cell.workload} at batch {cell.batch}"
+                     for cell in chosen.energy.cells)
 
 
 def needs(families: Sequence[Family]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What 1,000 tokens cost, its interval over repeats, and its ratio to the base's. Pure functions, no I/O.
+"""What 1,000 tokens and a request cost, the interval over repeats, and the ratio to the base's. Pure functions, no I/O.
 
 Tokens are those that went through the model, padding left out: prompt and output tokens are summed over requests, and
 requests that share a row would be counted several times.
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from scipy import stats
 
 from jouleboard.records import Probe, Trial
-from jouleboard.rows import Estimate
+from jouleboard.rows import REPLAY, Estimate, Latency
 
 LEVEL = 0.95
 
@@ -27,9 +27,20 @@ def trial_cost(trial: Trial, *, cpu_time: bool) -> float | None:
     return per_ktoken(trial.window.cpu_s if cpu_time else trial.window.energy.measured_j, trial.fed_tokens)
 
 
+def request_cost(trial: Trial, *, cpu_time: bool) -> float | None:
+    """Return CPU-seconds, or measured joules, per request of one trial; None for `replay`, and where not measured."""
+    spent = trial.window.cpu_s if cpu_time else trial.window.energy.measured_j
+    return None if spent is None or trial.workload == REPLAY else spent / trial.requests
+
+
+def headline_cost(trial: Trial, *, cpu_time: bool) -> float | None:
+    """Return what a board is ordered by: the cost per request, of `replay` the cost per 1,000 tokens."""
+    return (trial_cost if trial.workload == REPLAY else request_cost)(trial, cpu_time=cpu_time)
+
+
 def probe_tokens(probe: Probe) -> int:
-    """Return the tokens that a probe's window computed, over all sequences of its batch."""
-    return probe.batch * (probe.output_tokens if probe.kind == "decode" else probe.prompt_tokens)
+    """Return the tokens that a probe's window computed, over all sequences of its batch and all loops."""
+    return probe.loops * probe.batch * (probe.output_tokens if probe.kind == "decode" else probe.prompt_tokens)
 
 
 def mean(values: Sequence[float | None]) -> Estimate | None:
@@ -46,9 +57,29 @@ def mean(values: Sequence[float | None]) -> Estimate | None:
     return Estimate(value=middle, low=middle - half, high=middle + half)
 
 
-def estimated_joules(trials: Sequence[Trial]) -> Estimate | None:
-    """Mean of the power model's joules per 1,000 tokens; the bounds are the model's own uncertainty."""
-    found = mean([per_ktoken(trial.window.energy.estimate_j, trial.fed_tokens) for trial in trials])
+def latency(samples: Sequence[float]) -> Latency | None:
+    """Return median and 95th percentile (linear between samples); None without samples."""
+    if not samples:
+        return None
+    ordered = sorted(samples)
+
+    def at(share: float) -> float:
+        place = share * (len(ordered) - 1)
+        below = int(place)
+        above = min(below + 1, len(ordered) - 1)
+        return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+    return Latency(median_s=at(0.5), p95_s=at(0.95), samples=len(ordered))
+
+
+def estimated_joules(trials: Sequence[Trial], *, a_request: bool = False) -> Estimate | None:
+    """Mean of the power model's joules per 1,000 tokens, or per request; the bounds are the model's own uncertainty."""
+    joules = [trial.window.energy.estimate_j for trial in trials]
+    if a_request:
+        found = mean([None if one is None or trial.workload == REPLAY else one / trial.requests
+                      for one, trial in zip(joules, trials, strict=True)])
+    else:
+        found = mean([per_ktoken(one, trial.fed_tokens) for one, trial in zip(joules, trials, strict=True)])
     share = trials[0].window.energy.estimate_relative_uncertainty if trials else None
     if found is None or share is None:
         return found

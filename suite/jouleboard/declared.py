@@ -161,7 +161,7 @@ class PowerModel(Noun, frozen=True, kw_only=True):
 class Figure(Noun, frozen=True, kw_only=True):
     """A declared figure with its source."""
 
-    value: Finite
+    value: Annotated[float, msgspec.Meta(ge=0, le=1e18)]
     source: str
     """Where it stands: a document with its table or page, or a measurement and how it was made. Never empty words."""
     year: Annotated[int, msgspec.Meta(ge=1990, le=2100)] | None = None

@@ -1,96 +1,91 @@
-"""The measured part of a run: idle, energy trials with the base first and last, prefill and decode probes, idle again.
+"""The measured part of a run: idle, canary, energy trials, a live eval, prefill and decode probes, canary and idle again.
 
-An interrupted session of trials is measured anew as a whole: windows are only compared with windows of the same session.
+A session of trials is begun once and written after every window (`sessionfile`), so an interrupted one goes on where it
+stopped; only the window that was open is measured again. Windows are only compared with windows of the same session.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
-import threading
 import time
-from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import msgspec
 
-from jouleboard import plan, protocol, store
-from jouleboard.errors import JouleboardError, MeterError, UnitError
+from jouleboard import plan, probing, protocol, sessionfile, store, trials
+from jouleboard.errors import MeterError, UnitError
 from jouleboard.meters.interface import OpenWindow
-from jouleboard.recipes import Recipe
-from jouleboard.records import Probe, ReplayRow, Trial, Window
-from jouleboard.session import Session
+from jouleboard.records import Canary, Idle, ReplayRow
+from jouleboard.session import Session, utc_now
+from jouleboard.sessionfile import SessionState
 from jouleboard.units import Worker
 
-SAMPLE_EVERY_S = 0.5
+When = Literal["before", "after"]
+SESSION = "session"
+"""Names the traces that belong to no variant."""
 
 
-class Sampler:
-    """Samples a worker's CPU time while a window is open, for the trace."""
+def measure(session: Session) -> bool:
+    """Run all trials and probes of a family; a variant that fails is left out of what follows.
 
-    def __init__(self, worker: Worker, order: int) -> None:
-        """Name the trial; `start` begins."""
-        self._worker = worker
-        self._order = order
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
-        self.rows: list[bytes] = []
-
-    def start(self) -> None:
-        """Begin to sample."""
-        self._thread.start()
-
-    def stop(self) -> list[bytes]:
-        """End and return the rows `order,elapsed_s,cpu_s,power_w`; power is empty where there is no sensor."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        return self.rows
-
-    def _loop(self) -> None:
-        # A worker that died is reported by the trial itself.
-        with contextlib.suppress(MeterError):
-            self._sample()
-
-    def _sample(self) -> None:
-        started_s, first_cpu_s = time.perf_counter(), self._worker.clock.cpu_s()
-        while True:
-            elapsed_s, cpu_s = time.perf_counter() - started_s, self._worker.clock.cpu_s() - first_cpu_s
-            self.rows.append(f"{self._order},{elapsed_s:.3f},{cpu_s:.6f},".encode())
-            if self._stop.wait(SAMPLE_EVERY_S):
-                return
-
-
-def measure(session: Session) -> None:
-    """Run all trials and probes of a family and complete its entries; a variant that fails is left out of what follows."""
+    Returns:
+        Whether there is a session to complete: False where the base failed.
+    """
     if session.family.base.id not in [recipe.id for recipe in session.alive]:
         session.display.say("energy: left out, since the base failed and no variant can be compared with it; see its log, "
                             "mend the cause, and run the same command again")
-        return
+        return False
     rows = _replay_batches(session)
-    session.idle.clear()
-    names = [recipe.id for recipe in session.alive]
-    order = plan.trial_order(names, session.family.plan.energy.trials, session.family.plan.seed)
-    name = store.digest([dt.datetime.now(dt.UTC).isoformat(), session.family.model.id, order])
-    for recipe in session.alive:
-        state = session.state[recipe.id]
-        state.trials, state.probes, state.trace = [], [], []
-        state.session, state.replay_sha256 = name, store.digest(rows)
+    _begin(session, store.digest(rows))
+    order = session.begun.order
     tokens = sum(len(row.tokens) for batch in rows for row in batch)
-    with session.display.phase("energy", f"{len(order)} trials of {tokens} tokens, base first and last"):
+    cells = ", ".join(dict.fromkeys(trials.cell_name(slot) for slot in order))
+    with session.display.phase("energy", f"{len(order)} trials ({cells}; replay is {tokens} tokens), base first and last"):
         for recipe in session.alive:
-            _step(session, recipe.id, "energy", _forget_peak)
-        _idle(session)
-        for index, name in enumerate(order):
-            _step(session, name, "energy", partial(_trial, session, name=name, order=index, batches=rows))
-            session.display.advance("trials", index + 1, len(order), "trials")
+            session.guard(recipe.id, "energy", _forget_peak)
+        _canary(session, "before")
+        idle(session, "before", context=True)
+        trials.run(session, rows)
+        for recipe in session.alive:
+            session.require_time(trials.SAMPLE_EVERY_S, "the live eval")
+            session.guard(recipe.id, "energy", partial(trials.live, session, recipe))
     with session.display.phase("probes", "prefill and decode"):
         for recipe in session.alive:
-            _step(session, recipe.id, "probes", partial(_probes, session, recipe=recipe))
-        _idle(session)
+            session.guard(recipe.id, "probes", partial(probing.run, session, recipe))
+        idle(session, "after", context=True)
+        _canary(session, "after")
+    return True
+
+
+def finish(session: Session) -> None:
+    """Measure the machine without the variants, and complete their entries."""
+    session.end_workers()
+    idle(session, "after", context=False)
     for recipe in session.alive:
         session.state[recipe.id].complete = True
-        session.folder.write(session.state[recipe.id], session.idle)
+        session.folder.write(session.state[recipe.id], session.begun)
+    session.folder.session.remove()
+
+
+def _begin(session: Session, replay_sha256: str) -> None:
+    """Go on with the session that is on disk, or begin a new one."""
+    configurations = {recipe.id: plan.configuration_sha256(session.family, recipe) for recipe in session.alive}
+    there, now = session.folder.session.read(), utc_now()
+    if there is not None:
+        reason = sessionfile.why_not(there, configurations=configurations, replay_sha256=replay_sha256, now=now)
+        if reason is None:
+            session.keep(msgspec.structs.replace(there, pieces=there.pieces + 1))
+            done = sum(len(held.trials) for held in there.held.values())
+            session.display.say(f"  goes on with the session of {there.began_utc}: {done} of {len(there.order)} trials are there")
+            return
+        session.display.say(f"  what was measured before is measured again, since {reason}")
+    energy = session.family.plan.energy
+    order = plan.session_order(energy.cells, list(configurations), energy.trials, session.family.plan.seed)
+    session.keep(SessionState(
+        name=store.digest([now.isoformat(), session.family.model.id, msgspec.to_builtins(order)]),
+        began_utc=now.isoformat(), boot=sessionfile.boot_digest(), configurations=configurations,
+        replay_sha256=replay_sha256, order=order, idle=tuple(session.idle), held={},
+    ))
 
 
 def _forget_peak(worker: Worker) -> None:
@@ -98,24 +93,51 @@ def _forget_peak(worker: Worker) -> None:
     worker.ask(protocol.Memory(begin_anew=True), protocol.MemoryRead)
 
 
-def _step(session: Session, name: str, phase: str, work: Callable[[Worker], None]) -> None:
-    recipe = next(recipe for recipe in session.family.recipes if recipe.id == name)
-    worker = session.workers.get(name)
-    if worker is None:
-        return
-    try:
-        work(worker)
-    except JouleboardError as error:
-        session.fail(recipe, phase, error)
+def idle(session: Session, when: When, *, context: bool) -> None:
+    """Measure the machine doing nothing, once for each moment of a session.
 
-
-def _idle(session: Session) -> None:
-    """Measure the machine doing nothing, with the variants resident."""
+    Args:
+        session: the run; before its trials have begun the window is kept in it, afterwards in the session on disk.
+        when: before or after the trials.
+        context: whether the variants are resident on the device.
+    """
     seconds = session.family.plan.energy.idle_s
-    if seconds > 0:
-        window = OpenWindow(session.meter, None)
-        time.sleep(seconds)
-        session.idle.append(window.close())
+    held = session.idle if session.record is None else session.record.idle
+    if seconds <= 0 or any((one.when, one.context) == (when, context) for one in held):
+        return
+    session.require_time(seconds, "the idle window")
+    name = f"idle-{when}-{'with' if context else 'without'}"
+    opened = OpenWindow(session.meter, None, name)
+    time.sleep(seconds)
+    window, samples = opened.close()
+    session.folder.session.write_trace(SESSION, name, samples)
+    found = Idle(when=when, context=context, window=window)
+    if session.record is None:
+        session.idle.append(found)
+    else:
+        session.keep(msgspec.structs.replace(session.record, idle=(*session.record.idle, found)))
+
+
+def _canary(session: Session, when: When) -> None:
+    """Let the small fixed model run: what changes in it is the device's doing, not a variant's."""
+    energy, record = session.family.plan.energy, session.begun
+    if not energy.canary_s or session.canary is None or any(one.when == when for one in record.canary):
+        return
+    session.require_time(energy.canary_s + energy.warmup_s, "the canary")
+    name = f"canary-{when}"
+    request = protocol.Canary(device=plan.torch_device(session.family.hardware), threads=session.family.plan.threads,
+                              warmup_s=energy.warmup_s, window_s=energy.canary_s)
+    try:
+        measured = session.canary.measure(request, protocol.CanaryDone, meter=session.meter, name=name,
+                                          before=partial(trials.settle, session, energy))
+    except (MeterError, UnitError) as error:
+        session.display.say(f"  the canary failed, its drift stays unknown: {error}")
+        return
+    session.folder.session.write_trace(SESSION, name, measured.samples)
+    reply = measured.reply
+    found = Canary(when=when, model=reply.model, tokens=reply.tokens, output_sha256=reply.output_sha256,
+                   window=measured.there())
+    session.keep(msgspec.structs.replace(session.begun, canary=(*session.begun.canary, found)))
 
 
 def _replay_batches(session: Session) -> list[list[ReplayRow]]:
@@ -128,54 +150,3 @@ def _replay_batches(session: Session) -> list[list[ReplayRow]]:
     chosen = plan.choose_batches(recorded, family.plan.energy.replay_tokens, family.plan.seed)
     store.write_atomic(session.folder.replay_file, msgspec.json.encode(chosen))
     return chosen
-
-
-def _trial(
-    session: Session, worker: Worker, *, name: str, order: int, batches: list[list[ReplayRow]]
-) -> None:
-    sampler = Sampler(worker, order)
-    request = protocol.Replay(batches=str(session.folder.replay_file),
-                              warmup_tokens=session.family.plan.energy.warmup_tokens)
-    try:
-        reply, window = worker.measure(request, protocol.Replayed, meter=session.meter, opened=sampler.start)
-    finally:
-        trace = sampler.stop()
-    state = session.state[name]
-    state.trace += trace
-    rows = [row for batch in batches for row in batch]
-    state.trials.append(Trial(
-        order=order, workload="replay", window=_there(window, name), requests=sum(row.requests for row in rows),
-        prompt_tokens=sum(row.prompt_tokens for row in rows), output_tokens=sum(row.output_tokens for row in rows),
-        fed_tokens=sum(len(row.tokens) for row in rows),
-        computed_tokens=sum(len(batch) * max(len(row.tokens) for row in batch) for batch in batches),
-        output_sha256=reply.output_sha256,
-    ))
-
-
-def _probes(session: Session, worker: Worker, *, recipe: Recipe) -> None:
-    prefill, decode = session.family.plan.prefill, session.family.plan.decode
-    wanted = [protocol.Probe(kind="prefill", batch=batch, prompt_tokens=prefill.tokens, output_tokens=0)
-              for batch in prefill.batches]
-    wanted += [protocol.Probe(kind="decode", batch=batch, prompt_tokens=decode.prompt_tokens,
-                              output_tokens=decode.tokens) for batch in decode.batches]
-    state = session.state[recipe.id]
-    for probe in wanted:
-        _, window = worker.measure(probe, protocol.Probed, meter=session.meter)
-        state.probes.append(Probe(
-            kind="decode" if probe.kind == "decode" else "prefill", batch=probe.batch,
-            prompt_tokens=probe.prompt_tokens, output_tokens=probe.output_tokens, window=_there(window, recipe.id),
-        ))
-    state.peak_memory_bytes = worker.ask(protocol.Memory(begin_anew=False), protocol.MemoryRead).peak_memory_bytes
-    rates = ", ".join(f"{probe.kind} batch {probe.batch}: {_tokens_per_s(probe):.0f} tokens/s" for probe in state.probes)
-    session.display.say(f"  {recipe.id}: {rates}")
-
-
-def _tokens_per_s(probe: Probe) -> float:
-    tokens = probe.output_tokens if probe.kind == "decode" else probe.prompt_tokens
-    return probe.batch * tokens / probe.window.duration_s
-
-
-def _there(window: Window | None, name: str) -> Window:
-    if window is None:
-        raise UnitError("a window is missing", field=name)
-    return window

@@ -59,3 +59,11 @@ class RecipeError(JouleboardError):
 
 class UnitError(JouleboardError):
     """A worker process died, or answered with an error."""
+
+
+class TooLargeError(UnitError):
+    """What was asked for does not fit into memory; nothing was computed and the worker is as before."""
+
+
+class OutOfTimeError(JouleboardError):
+    """The time that a piece of a run was given is spent. What is finished is kept; the same command goes on."""

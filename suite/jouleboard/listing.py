@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jouleboard import catalogue, hardware, paths, sources
+from jouleboard import catalogue, hardware, paths, propose, sources
 from jouleboard.check import KINDS
 from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, PackageSource, Plan, Task, Workload
 from jouleboard.errors import PlanError
@@ -32,11 +32,6 @@ def _task(task: Task) -> str:
     return f"{task.title} | {task.kind}, {task.primary_metric} | {_origin(task.source)} | {task.licence}"
 
 
-def _hardware(profile: Hardware) -> str:
-    wrong = hardware.mismatch(profile)
-    return f"{profile.title} | method {profile.method} | {'fits this machine' if wrong is None else 'not this machine'}"
-
-
 def _plan(plan: Plan) -> str:
     return f"{plan.title} | {len(plan.models)} model(s), {len(plan.recipes)} recipes, {len(plan.tasks)} tasks"
 
@@ -45,9 +40,9 @@ def _workload(workload: Workload) -> str:
     return f"{workload.title} | {workload.prompt_tokens} prompt and {workload.output_tokens} output tokens a request"
 
 
+FITS_WIDTH = 26
 LINES: dict[str, Callable[[Any], str]] = {
-    "models": _model, "recipes": _recipe, "tasks": _task, "hardware": _hardware, "plans": _plan,
-    "workloads": _workload,
+    "models": _model, "recipes": _recipe, "tasks": _task, "plans": _plan, "workloads": _workload,
 }
 
 
@@ -56,6 +51,41 @@ def show(kind: str) -> int:
     for ident, found in catalogue.load_all(paths.data_folder(kind), KINDS[kind]).items():
         print(f"{ident:<32} {LINES[kind](found)}")
     return 0
+
+
+def show_hardware() -> int:
+    """Print one line for each declared profile: category, energy method, whether it fits here or else why not, and title."""
+    here = hardware.look()
+    for ident, profile in catalogue.load_all(paths.data_folder("hardware"), Hardware).items():
+        wrong = hardware.misfit(profile, here)
+        fits = "fits here" if wrong is None else f"no: {_short(wrong)}"
+        if wrong is None and not hardware.detectable(profile):
+            fits = "by request"
+        print(f"{ident:<22} {profile.category:<12} {profile.method:<12} {fits:<{FITS_WIDTH}} {profile.title}")
+    return 0
+
+
+def _short(wrong: hardware.Misfit) -> str:
+    """Say in a few words why a profile does not fit; `jouleboard run --hardware ID` gives all of them."""
+    words = {"machine": "another architecture", "count": "no such device", "device_pattern": "another device",
+             "sensor": "sensor not readable", "boundary": "GPU in MIG mode", "memory_bytes": "another size of memory",
+             "power_limit_w": "another power limit"}
+    return words.get(wrong.field, wrong.field)
+
+
+def detect_hardware() -> int:
+    """Print the profile of this machine, or the text of a new one for its GPU."""
+    print(propose.proposal(), end="")
+    return 0
+
+
+def calibrate_hardware(ident: str | None, seconds: float | None) -> int:
+    """Measure the counter's tick, the sampled share and idle power of the device that is here, beside what is declared."""
+    # It imports Zeus, which takes seconds.
+    from jouleboard.meters.calibrate import calibrate  # noqa: PLC0415
+
+    profile = hardware.resolve(ident)
+    return calibrate(profile) if seconds is None else calibrate(profile, seconds)
 
 
 def show_one(kind: str, ident: str | None) -> int:

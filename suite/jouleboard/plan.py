@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from jouleboard import __version__, catalogue, paths, recipes, sources, store
-from jouleboard.declared import Hardware, Model, Plan, PlanTask, Task
-from jouleboard.errors import PlanError
+from jouleboard.declared import Cell, Hardware, Id, Model, Noun, Plan, PlanTask, Task, Workload
+from jouleboard.errors import HardwareError, PlanError
 from jouleboard.meters import detect
 from jouleboard.recipes import Recipe
 from jouleboard.records import FORMAT_VERSION, RULES_VERSION, ReplayRow
@@ -21,6 +21,8 @@ COMPUTING_PACKAGES = ("torch", "transformers", "lm-eval", "torchao", "bitsandbyt
                       "tokenizers", "numpy", "datasets")
 
 
+REPLAY = "replay"
+"""The workload that computes the recorded batches of the quality pass again."""
 CALIBRATION = "data/calibration.txt"
 """Our own text, relative to `tasks/`, for steps that need activations; never eval items."""
 
@@ -42,6 +44,8 @@ class Family:
     recipes: tuple[Recipe, ...]
     tasks: tuple[Chosen, ...]
     hardware: Hardware
+    workloads: dict[str, Workload]
+    """The serving workloads that the plan's cells name, by id."""
 
     @property
     def base(self) -> Recipe:
@@ -66,8 +70,36 @@ def families(plan: Plan, hardware: Hardware) -> list[Family]:
     loaded = tuple(recipes.load(name) for name in names)
     for recipe in loaded:
         recipes.check(recipe)
-    return [Family(plan=plan, model=catalogue.model(model), recipes=loaded, tasks=chosen, hardware=hardware)
-            for model in plan.models]
+    workloads = _workloads(plan)
+    return [Family(plan=plan, model=catalogue.model(model), recipes=loaded, tasks=chosen, hardware=hardware,
+                   workloads=workloads) for model in plan.models]
+
+
+def _workloads(plan: Plan) -> dict[str, Workload]:
+    cells = plan.energy.cells
+    if len(set(cells)) != len(cells):
+        raise PlanError("a cell is named twice", field="energy.cells", remedy="name each workload and batch once")
+    for cell in cells:
+        if (cell.workload == REPLAY) != (cell.batch is None):
+            raise PlanError(f"{cell.workload!r} with batch {cell.batch}", field="energy.cells",
+                            remedy="a serving workload needs a batch; replay has the batches that were recorded")
+    names = {cell.workload for cell in cells} - {REPLAY}
+    return {name: catalogue.workload(name) for name in sorted(names)}
+
+
+def torch_device(hardware: Hardware) -> str:
+    """Return torch's name for the profile's device.
+
+    Raises:
+        HardwareError: the profile has several devices, and a model runs on one here.
+    """
+    if hardware.count > 1:
+        raise HardwareError(f"declares {hardware.count} devices, a variant runs on one", file=f"hardware/{hardware.id}.yaml",
+                            field="count", remedy="declare a profile of one device")
+    if hardware.method == "simulated":
+        # Its power is simulated; what computes is the processor.
+        return "cpu"
+    return {"nvml": "cuda:0", "amdsmi": "cuda:0", "jetson": "cuda:0", "apple": "mps"}.get(hardware.sensor, "cpu")
 
 
 def limited(plan: Plan, limit: int | None) -> Plan:
@@ -88,6 +120,7 @@ def configuration(family: Family, recipe: Recipe) -> dict[str, Any]:
         "threads": plan.threads,
         "batch_size": plan.batch_size,
         "energy": msgspec.to_builtins(plan.energy),
+        "workloads": msgspec.to_builtins(family.workloads),
         "prefill": msgspec.to_builtins(plan.prefill),
         "decode": msgspec.to_builtins(plan.decode),
         "base": plan.base,
@@ -138,6 +171,45 @@ def trial_order(recipe_ids: Sequence[str], trials: int, seed: int) -> list[str]:
     middle = [base] * max(trials - 2, 0) + [name for name in others for _ in range(trials)]
     random.Random(seed).shuffle(middle)  # noqa: S311 - not for secrets
     return [base, *middle, base]
+
+
+class Slot(Noun, frozen=True, kw_only=True):
+    """One trial of a session: whose turn it is, and with what."""
+
+    recipe: Id
+    cell: Cell
+
+
+def session_order(cells: Sequence[Cell], recipe_ids: Sequence[str], trials: int, seed: int) -> tuple[Slot, ...]:
+    """Return the trials of a session: cell after cell, in each the base first and last and the rest interleaved.
+
+    Args:
+        cells: what is computed.
+        recipe_ids: the base first.
+        trials: how many each variant gets of each cell.
+        seed: of the shuffles.
+    """
+    return tuple(Slot(recipe=name, cell=cell) for number, cell in enumerate(cells)
+                 for name in trial_order(recipe_ids, trials, seed + number))
+
+
+class WantedProbe(Noun, frozen=True, kw_only=True):
+    """A probe of the plan."""
+
+    kind: Literal["prefill", "decode"]
+    batch: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+def wanted_probes(plan: Plan) -> Iterator[WantedProbe]:
+    """Return the probes of a plan, small ones first."""
+    for tokens in plan.prefill.tokens:
+        for batch in plan.prefill.batches:
+            yield WantedProbe(kind="prefill", batch=batch, prompt_tokens=tokens, output_tokens=0)
+    for batch in plan.decode.batches:
+        yield WantedProbe(kind="decode", batch=batch, prompt_tokens=plan.decode.prompt_tokens,
+                          output_tokens=plan.decode.tokens)
 
 
 def choose_batches(recorded: Sequence[Sequence[ReplayRow]], tokens: int, seed: int) -> list[list[ReplayRow]]:

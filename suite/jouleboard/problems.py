@@ -20,7 +20,15 @@ RULES = {
     "withheld": "a withheld quality is null, and only a withheld one is; base-grid is withheld where it holds, and only there",
     "files": "the raw files beside a report are the ones it names",
     "energy": "measured joules are positive and come from a sensor; estimates follow from the declared power model",
-    "status": "a complete report has trials of one length, above zero tokens, a failed one says why",
+    "integral": "the integral beside a counter is that of the power in the trace",
+    "trace": "a trace is whole, and its rows are of the report's own windows",
+    "window": "each window of a report has a name of its own",
+    "profile": "the hardware profile in a report is the one whose digest, method, boundary and power model it names",
+    "gates": "gates follow from the record and its trace, and are all there",
+    "void": "a trial or probe is void where a hard gate fails, or its reading did",
+    "simulated": "simulated joules are not published",
+    "status": "a complete report has trials of one work a loop and cell, above zero tokens, a failed one says why",
+    "loops": "a trial is whole loops of the same work, one after the other, inside its window",
     "session": "trials belong to one session, and compute batches that the report names",
 }
 

@@ -69,6 +69,8 @@ class Evaluate(Noun, tag=True, frozen=True, kw_only=True):
     """File to write the items to, JSON lines."""
     batches: str
     """File to write the recorded batches to, JSON."""
+    quiet: bool = False
+    """Send no progress: the window is that of a trial (`live`)."""
 
 
 class Evaluated(Noun, tag=True, frozen=True, kw_only=True):
@@ -84,11 +86,14 @@ class Replay(Noun, tag=True, frozen=True, kw_only=True):
     """File of batches, JSON: a list of lists of `records.ReplayRow`."""
     warmup_s: float
     window_s: float
-    """Loops go on until this long after `Go`; 0: one loop."""
+    """No loop begins later than this after `Go`; 0: one loop."""
 
 
 class Serve(Noun, tag=True, frozen=True, kw_only=True):
-    """Serve a batch of requests of forced lengths, in whole loops: prefill, then greedy decoding. Replies as `Replay`."""
+    """Serve a batch of requests of forced lengths, in whole loops: prefill, then greedy decoding. Replies as `Replay`.
+
+    More tokens than the model's context or the memory holds: `Failed`, before `Ready`.
+    """
 
     prompt_tokens: int
     output_tokens: int
@@ -106,12 +111,16 @@ class Worked(Noun, tag=True, frozen=True, kw_only=True):
     loop_ends_s: tuple[float, ...]
     output_sha256: str
     loops_changed: int
+    """Later loops whose output differs from that of the first."""
     first_token_s: tuple[float, ...]
     cached_tokens: int
 
 
 class Probe(Noun, tag=True, frozen=True, kw_only=True):
-    """Prefill or decode at one batch size, in whole loops. Replies: `Ready` (after a warm-up), then `Probed`; or `TooLarge`."""
+    """Prefill or decode at one batch size, in whole loops. Replies: `Ready` (after a warm-up), then `Probed`.
+
+    `TooLarge` may come in place of either: memory can run out in the window too.
+    """
 
     kind: str
     batch: int
@@ -122,7 +131,7 @@ class Probe(Noun, tag=True, frozen=True, kw_only=True):
 
 
 class Probed(Noun, tag=True, frozen=True, kw_only=True):
-    """A probe is done and the device is idle again. Latencies are measured after the window, step by step."""
+    """A probe is done and the device is idle again. Latencies were measured before `Ready`, after the warm-up, step by step."""
 
     loops: int
     first_token_s: float | None
@@ -131,7 +140,7 @@ class Probed(Noun, tag=True, frozen=True, kw_only=True):
 
 
 class TooLarge(Noun, tag=True, frozen=True, kw_only=True):
-    """A probe does not fit into memory: nothing was computed, and the worker is as before."""
+    """A probe does not fit into memory or the model's context; the worker is as before."""
 
     reason: str
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import pandas as pd
 
-from jouleboard import costs, scores, store
-from jouleboard.costs import per_ktoken, probe_tokens, trial_cost
-from jouleboard.records import Item, Probe, Report, TaskResult, Trial
-from jouleboard.rows import Board, Estimate, Row, TaskCell
+from jouleboard import costmodel, costs, gates, reasons, scores
+from jouleboard.costs import headline_cost, per_ktoken, probe_tokens, request_cost, trial_cost
+from jouleboard.declared import Cell
+from jouleboard.placing import family, places
+from jouleboard.reasons import valid
+from jouleboard.records import Item, Probe, Report, TaskResult
+from jouleboard.rows import REPLAY, Board, Estimate, Row, TaskCell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,19 @@ class _Rates:
 
     cpu_s_per_ktoken: dict[int, float]
     tokens_per_s: dict[int, float]
+
+
+class _Models:
+    """The cost model of each report; one report stands on several boards."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, costmodel.Fit | None] = {}
+
+    def of(self, report: Report) -> costmodel.Fit | None:
+        """Fit a report's probes, once."""
+        if id(report) not in self._known:
+            self._known[id(report)] = costmodel.fit(report.probes, "cpu_s" if report.method == "model" else "joules")
+        return self._known[id(report)]
 
 
 class Entry(Protocol):
@@ -42,78 +58,50 @@ class Entry(Protocol):
 
 
 def boards(entries: Sequence[Entry]) -> list[Board]:
-    """Group entries into boards and order each.
+    """Group entries into boards, one for each cell that was measured, and order each.
 
     Args:
         entries: checked entries, in any order.
 
     Returns:
-        Boards, those with a sensor first; the same entries in another order give the same boards.
+        Boards: simulated ones last, those with a sensor before those of CPU time, serving cells before `replay`; the same
+        entries in another order give the same boards.
     """
     if not entries:
         return []
-    frame = pd.DataFrame({"key": _keys([entry.report for entry in entries]), "entry": list(entries)})
-    found = [_board(str(key), sorted(group["entry"], key=lambda entry: entry.name))
+    placed = [(place, entry) for entry, found in zip(entries, places([entry.report for entry in entries]), strict=True)
+              for place in found]
+    frame = pd.DataFrame({"key": [place.key for place, _ in placed], "cell": [place.cell for place, _ in placed],
+                          "entry": [entry for _, entry in placed]})
+    models = _Models()
+    found = [_board(str(key), group["cell"].iloc[0], sorted(group["entry"], key=lambda entry: entry.name), models)
              for key, group in frame.groupby("key", sort=True)]
-    return sorted(found, key=lambda board: (board.is_cpu_time, board.title, board.key))
+    return sorted(found, key=lambda board: (board.is_simulated, board.is_cpu_time, not board.is_serving, board.title,
+                                            board.workload, board.batch or 0, board.key))
 
 
-def _keys(reports: Sequence[Report]) -> list[str]:
-    """Give each report the key of its board; one without trials goes to the board of its family's base."""
-    bases = sorted((report for report in reports if report.is_base and report.status != "failed"),
-                   key=lambda report: (not report.trials, board_key(report)))
-    own = {board_key(base) for base in bases}
-    alike: dict[str, str] = {}
-    homes: dict[str, str] = {}
-    for base in bases:
-        alike.setdefault(store.digest([_family(base), _inputs(base)]), board_key(base))
-        homes.setdefault(_family(base), board_key(base))
-    found = []
-    for report in reports:
-        key = board_key(report)
-        if report.status == "failed":
-            # It may lack tasks.
-            key = key if key in own else homes.get(_family(report), key)
-        elif not report.trials:
-            key = alike.get(store.digest([_family(report), _inputs(report)]), key)
-        found.append(key)
-    return found
-
-
-def _family(report: Report) -> str:
-    return store.digest([report.model, report.model_weights_sha256, report.base, _device(report)])
-
-
-def _inputs(report: Report) -> list[list[str]]:
-    return sorted([result.task, result.data_sha256, result.inputs_sha256] for result in report.tasks)
-
-
-def _device(report: Report) -> list[object]:
-    engine = report.engine
-    return [report.hardware_sha256, report.method, report.boundary, report.environment.cpu_model,
-            list(report.environment.devices), engine.threads, engine.name, engine.version, engine.batch_size]
-
-
-def board_key(report: Report) -> str:
-    """Return what must be equal for two entries to be compared: items, workload, engine, device, method and boundary."""
-    return store.digest([_inputs(report), report.replay_sha256 if report.trials else None, _device(report)])[:12]
-
-
-def _board(key: str, entries: Sequence[Entry]) -> Board:
-    first = next((entry.report for entry in entries if entry.report.trials and entry.report.status != "failed"),
+def _board(key: str, cell: Cell, entries: Sequence[Entry], models: _Models) -> Board:
+    first = next((entry.report for entry in entries if valid(entry.report, cell) and entry.report.status != "failed"),
                  max(entries, key=lambda entry: len(entry.report.tasks)).report)
     bases = [entry.report for entry in entries if entry.report.is_base and entry.report.tasks]
-    rows = [_row(entry, [base for base in bases if _shares_base(base, entry.report)]) for entry in entries]
-    cpu_time = first.method == "model"
-    ranked = sorted((row for row in rows if row.unranked is None), key=lambda row: (_cost(row, cpu_time), row.entry))
+    rows = [_row(entry, cell, [base for base in bases if _shares_base(base, entry.report)], models) for entry in entries]
+    ranked = sorted((row for row in rows if row.unranked is None), key=lambda row: (_cost(row), row.entry))
     numbered = [_with_rank(row, index) for index, row in enumerate(ranked, start=1)]
-    models = sorted({entry.report.model_title for entry in entries})
+    titles = sorted({entry.report.model_title for entry in entries})
+    prompt, output = _request(first, cell) or (None, None)
     return Board(
-        key=key, title=f"{first.hardware_title}: {', '.join(models)}", hardware=first.hardware, method=first.method,
-        boundary=first.boundary, is_cpu_time=cpu_time, tasks=tuple(result.task for result in first.tasks),
-        no_signal=_no_signal(bases), ranked=tuple(numbered),
+        key=key, title=f"{'SIMULATED: ' if first.method == 'simulated' else ''}{first.hardware_title}: {', '.join(titles)}",
+        hardware=first.hardware, method=first.method, boundary=first.boundary, is_cpu_time=first.method == "model",
+        tasks=tuple(result.task for result in first.tasks), no_signal=_no_signal(bases), ranked=tuple(numbered),
         unranked=tuple(sorted((row for row in rows if row.unranked is not None), key=lambda row: row.entry)),
+        workload=cell.workload, batch=cell.batch, prompt_tokens=prompt, output_tokens=output,
     )
+
+
+def _request(report: Report, cell: Cell) -> tuple[int, int] | None:
+    """Return prompt and output tokens of each request of a cell; None for `replay`, or without a trial."""
+    mine = [trial for trial in report.trials if (trial.workload, trial.batch) == (cell.workload, cell.batch)]
+    return costmodel.request_tokens(mine[0]) if mine and cell.workload != REPLAY else None
 
 
 def _no_signal(bases: Sequence[Report]) -> tuple[str, ...]:
@@ -124,59 +112,94 @@ def _no_signal(bases: Sequence[Report]) -> tuple[str, ...]:
 
 def _shares_base(base: Report, report: Report) -> bool:
     """Whether a base is the one that an entry names: the same recipe of the same weights by the same engine."""
-    return base.recipe == report.base and _family(base) == _family(report)
+    return base.recipe == report.base and family(base) == family(report)
 
 
 def _with_rank(row: Row, rank: int) -> Row:
     return msgspec.structs.replace(row, rank=rank)
 
 
-def _cost(row: Row, cpu_time: bool) -> float:  # noqa: FBT001 - one private caller
-    cost = row.cpu_s_per_ktoken if cpu_time else row.energy_j_per_ktoken
-    return math.inf if cost is None else cost.value
+def _cost(row: Row) -> float:
+    return math.inf if row.headline_cost is None else row.headline_cost.value
 
 
-def _row(entry: Entry, bases: Sequence[Report]) -> Row:
+def _row(entry: Entry, cell: Cell, bases: Sequence[Report], models: _Models) -> Row:
     """Derive one row.
 
     Args:
         entry: what is shown.
+        cell: of the board.
         bases: the base that the entry names, as each session measured it.
+        models: the fitted ones.
     """
     report = entry.report
     base = next((base for base in bases if _same_session(base, report)), None)
     nearest = base or next(iter(bases), None)
     # Answers are the same in every session, costs are not.
     signal = {} if nearest is None else _signal(nearest)
-    trials = _valid(report)
-    estimated = report.method == "model"
-    own = [trial_cost(trial, cpu_time=estimated) for trial in trials]
-    theirs = [] if base is None else [trial_cost(trial, cpu_time=estimated) for trial in _valid(base)]
-    cpu = costs.mean([trial_cost(trial, cpu_time=True) for trial in trials])
-    energy = costs.estimated_joules(trials) if estimated else costs.mean(own)
     quality = macro_quality(report.tasks, signal)
-    prefill, decode = _rates(report.probes, "prefill"), _rates(report.probes, "decode")
-    return Row(
-        entry=entry.name, report=report, is_base=report.is_base, badges=_badges(report),
-        unranked=_unranked(report, bases, quality, cpu if estimated else energy), rank=None, quality=quality,
-        tasks=tuple(_cell(result, signal.get(result.task)) for result in report.tasks), cpu_s_per_ktoken=cpu,
-        cost_ratio=Estimate(value=1.0, low=None, high=None) if report.is_base else costs.ratio(own, theirs),
-        energy_j_per_ktoken=energy, energy_is_estimate=estimated,
-        quality_per_kilojoule=_per_kilojoule(quality, energy, estimated=estimated),
-        prefill_cpu_s_per_ktoken=prefill.cpu_s_per_ktoken, decode_cpu_s_per_ktoken=decode.cpu_s_per_ktoken,
-        prefill_tokens_per_s=prefill.tokens_per_s, decode_tokens_per_s=decode.tokens_per_s,
+    barred = reasons.incomparable(report, cell, base)
+    row = Row(
+        entry=entry.name, report=report, is_base=report.is_base, badges=reasons.badges(report, cell), unranked=None,
+        rank=None, quality=quality, tasks=tuple(_cell(result, signal.get(result.task)) for result in report.tasks),
+        provisional=gates.provisional(report), cost_ratio=_ratio(report, cell, base, barred),
+        crossover=_crossover(report, cell, base, models) if barred is None else None, cost_model=models.of(report),
+        **_costs(report, cell), **_probed(report, cell),
         weight_bytes=None if report.realised is None else report.realised.weight_bytes,
-        peak_memory_bytes=report.peak_memory_bytes,
+        peak_memory_bytes=report.peak_memory_bytes, workload=cell.workload, batch=cell.batch,
     )
+    return msgspec.structs.replace(
+        row, quality_per_kilojoule=_headline(row),
+        unranked=reasons.unranked(report, base=base, bases=bases, quality=quality, cost=row.headline_cost, barred=barred))
+
+
+def _costs(report: Report, cell: Cell) -> dict[str, Any]:
+    """Derive the fields that come from the valid trials of a cell."""
+    trials, estimated = valid(report, cell), report.method == "model"
+    tokens = [trial_cost(trial, cpu_time=False) for trial in trials]
+    requests = [request_cost(trial, cpu_time=False) for trial in trials]
+    return {
+        "cpu_s_per_ktoken": costs.mean([trial_cost(trial, cpu_time=True) for trial in trials]),
+        "cpu_s_per_request": costs.mean([request_cost(trial, cpu_time=True) for trial in trials]),
+        "energy_j_per_ktoken": costs.estimated_joules(trials) if estimated else costs.mean(tokens),
+        "energy_j_per_request": costs.estimated_joules(trials, a_request=True) if estimated else costs.mean(requests),
+        "energy_is_estimate": estimated, "quality_per_kilojoule": None,
+        "first_token": costs.latency([one for trial in trials for one in trial.first_token_s]),
+    }
+
+
+def _probed(report: Report, cell: Cell) -> dict[str, Any]:
+    """Derive the fields that come from the probes."""
+    prefill, decode = _rates(report.probes, "prefill"), _rates(report.probes, "decode")
+    steps = [one for probe in report.probes if (probe.kind, probe.batch) == ("decode", cell.batch) for one in probe.step_s]
+    return {
+        "prefill_cpu_s_per_ktoken": prefill.cpu_s_per_ktoken, "decode_cpu_s_per_ktoken": decode.cpu_s_per_ktoken,
+        "prefill_tokens_per_s": prefill.tokens_per_s, "decode_tokens_per_s": decode.tokens_per_s,
+        "inter_token": costs.latency(steps),
+    }
+
+
+def _ratio(report: Report, cell: Cell, base: Report | None, barred: str | None) -> Estimate | None:
+    """Cost over the base's; None where the two may not be compared."""
+    if report.is_base:
+        return Estimate(value=1.0, low=None, high=None)
+    if base is None or barred is not None:
+        return None
+    cpu_time = report.method == "model"
+    mine, theirs = ([headline_cost(trial, cpu_time=cpu_time) for trial in valid(one, cell)] for one in (report, base))
+    return costs.ratio(mine, theirs)
+
+
+def _crossover(report: Report, cell: Cell, base: Report | None, models: _Models) -> costmodel.Crossover | None:
+    request = _request(report, cell)
+    if base is None or report.is_base or request is None:
+        return None
+    return costmodel.crossover(models.of(base), models.of(report), prompt=request[0], output=request[1])
 
 
 def _same_session(base: Report, report: Report) -> bool:
     return base.status == "complete" and bool(base.trials) and base.session is not None and (
         base.session == report.session)
-
-
-def _valid(report: Report) -> list[Trial]:
-    return [trial for trial in report.trials if trial.void is None]
 
 
 def _signal(base: Report) -> dict[str, bool | None]:
@@ -216,8 +239,16 @@ def macro_quality(results: Sequence[TaskResult], signal: Mapping[str, bool | Non
     return Estimate(value=mean, low=mean - scores.Z95 * stderr, high=mean + scores.Z95 * stderr)
 
 
+def _headline(row: Row) -> Estimate | None:
+    """Quality per kilojoule of a request, of `replay` per kilojoule of 1,000 tokens; none of a simulated device."""
+    if row.report.method == "simulated":
+        return None
+    energy = row.energy_j_per_ktoken if row.workload == REPLAY else row.energy_j_per_request
+    return _per_kilojoule(row.quality, energy, estimated=row.energy_is_estimate)
+
+
 def _per_kilojoule(quality: Estimate | None, energy: Estimate | None, *, estimated: bool) -> Estimate | None:
-    """Macro quality over kilojoules per 1,000 tokens; log-delta with zero covariance (statistics of the two are apart)."""
+    """Macro quality over kilojoules; log-delta with zero covariance (statistics of the two are apart)."""
     if quality is None or energy is None or energy.value <= 0:
         return None
     value = 1000 * quality.value / energy.value
@@ -235,43 +266,12 @@ def _per_kilojoule(quality: Estimate | None, energy: Estimate | None, *, estimat
 
 
 def _rates(probes: Sequence[Probe], kind: str) -> _Rates:
-    mine = [probe for probe in probes if probe.kind == kind]
+    mine = [probe for probe in probes if probe.kind == kind and probe.void is None]
+    # One length for all batches and entries: the middle one of those probed, void or not.
+    lengths = sorted({probe.prompt_tokens for probe in probes if probe.kind == kind})
+    mine = [probe for probe in mine if probe.prompt_tokens == lengths[len(lengths) // 2]]
     costs = {probe.batch: per_ktoken(probe.window.cpu_s, probe_tokens(probe)) for probe in mine}
     return _Rates(
         cpu_s_per_ktoken={batch: cost for batch, cost in costs.items() if cost is not None},
         tokens_per_s={probe.batch: probe_tokens(probe) / probe.window.duration_s for probe in mine},
     )
-
-
-def _badges(report: Report) -> tuple[str, ...]:
-    found = [
-        ("failed", report.status == "failed"),
-        ("provisional", report.provisional is not None),
-        ("demonstration-base", report.prior_quantisation is not None),
-        ("estimated-joules", report.method == "model"),
-        (scores.BASE_GRID, any(result.withheld == scores.BASE_GRID for result in report.tasks)),
-    ]
-    return tuple(name for name, holds in found if holds)
-
-
-def _unranked(report: Report, bases: Sequence[Report], quality: Estimate | None, cost: Estimate | None) -> str | None:
-    """Say why an entry has no rank, in words; None where it has one."""
-    if report.failure is not None:
-        return f"failed in {report.failure.phase}: {report.failure.reason}"
-    if report.method == "simulated":
-        return "its energy is simulated, not measured"
-    if report.status != "complete":
-        return "the run was interrupted before its energy trials were complete"
-    withheld = sorted({result.withheld for result in report.tasks if result.withheld is not None})
-    if scores.BASE_GRID in withheld:
-        return (f"quality withheld (base-grid): the base's published weights were already {report.prior_quantisation}, "
-                "so a quantiser that coarse lands on the same grid and looks lossless; the cost is shown")
-    if withheld:
-        return f"quality withheld ({', '.join(withheld)})"
-    if not bases:
-        return "its base is not on this board, so there is nothing to compare it with"
-    if not any(_same_session(base, report) for base in bases):
-        return "its base was not measured in the same session"
-    if quality is None:
-        return "no task on which the base is clearly above chance"
-    return "no cost was measured" if cost is None else None

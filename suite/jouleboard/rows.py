@@ -5,8 +5,12 @@ Every number is derived again at each build from the raw records of the reports;
 
 from __future__ import annotations
 
+from jouleboard.costmodel import Crossover, Fit
 from jouleboard.declared import Boundary, Method, Metric, Noun
 from jouleboard.records import Report
+
+REPLAY = "replay"
+"""The workload that computes the recorded batches of the quality pass again; every other one serves requests."""
 
 
 class Estimate(Noun, frozen=True, kw_only=True):
@@ -32,15 +36,24 @@ class TaskCell(Noun, frozen=True, kw_only=True):
     items: int
 
 
+class Latency(Noun, frozen=True, kw_only=True):
+    """How long something took, over so many samples."""
+
+    median_s: float
+    p95_s: float
+    samples: int
+
+
 class Row(Noun, frozen=True, kw_only=True):
-    """One entry on a board. `_per_ktoken` means per 1,000 tokens that went through the model, padding left out."""
+    """One entry on a board, which is one cell of it. `_per_ktoken` means per 1,000 tokens that went through the model, padding left out."""
 
     entry: str
     """Path of the entry's page below `entries/`, without a slash at either end."""
     report: Report
     is_base: bool
     badges: tuple[str, ...]
-    """Reason codes shown as badges: `provisional`, `demonstration-base`, `estimated-joules`, `failed`, `base-grid`."""
+    """Reason codes shown as badges: `simulated`, `provisional`, `demonstration-base`, `estimated-joules`, `failed`,
+    `base-grid`, `idling`, `unverified`."""
     unranked: str | None
     """Why this row has no rank, in words, or None."""
     rank: int | None
@@ -50,23 +63,57 @@ class Row(Noun, frozen=True, kw_only=True):
     tasks: tuple[TaskCell, ...]
     cpu_s_per_ktoken: Estimate | None
     cost_ratio: Estimate | None
-    """Cost of this row over the cost of its base: CPU-seconds on CPU-time boards, joules elsewhere; 1 for the base."""
+    """Cost of this row over the cost of its base: CPU-seconds on CPU-time boards, joules elsewhere; 1 for the base, None
+    where the two may not be compared."""
     energy_j_per_ktoken: Estimate | None
     """Measured joules, or the power model's estimate on CPU-time boards (then the bounds are its uncertainty)."""
     energy_is_estimate: bool
     quality_per_kilojoule: Estimate | None
-    """Macro quality over kilojoules per 1,000 tokens: the headline, an estimate on CPU-time boards."""
+    """Macro quality over kilojoules per request (of `replay`: per 1,000 tokens): the headline, an estimate on CPU-time
+    boards, None where energy is simulated."""
     prefill_cpu_s_per_ktoken: dict[int, float]
-    """By batch size."""
+    """By batch size, at the middle one of the prompt lengths that were probed."""
     decode_cpu_s_per_ktoken: dict[int, float]
     prefill_tokens_per_s: dict[int, float]
     decode_tokens_per_s: dict[int, float]
     weight_bytes: int | None
     peak_memory_bytes: int | None
+    workload: str = REPLAY
+    batch: int | None = None
+    """Sequences at once; None for `replay`."""
+    cpu_s_per_request: Estimate | None = None
+    """None for `replay`, whose requests are parts of eval items."""
+    energy_j_per_request: Estimate | None = None
+    """As `energy_j_per_ktoken`."""
+    first_token: Latency | None = None
+    """Over the loops of the cell's valid trials."""
+    inter_token: Latency | None = None
+    """Over the steps of the decode probe at the cell's batch size."""
+    cost_model: Fit | None = None
+    """Fitted to the probes: CPU-seconds on CPU-time boards, joules elsewhere."""
+    crossover: Crossover | None = None
+    """Against the base, for requests of this cell; None for the base, for `replay`, and where nothing may be compared."""
+    provisional: tuple[str, ...] = ()
+    """Why these figures are provisional, in words."""
+
+    @property
+    def cost_per_request(self) -> Estimate | None:
+        """What a request costs in the unit of the board: CPU-seconds where joules are estimates, else joules."""
+        return self.cpu_s_per_request if self.energy_is_estimate else self.energy_j_per_request
+
+    @property
+    def cost_per_ktoken(self) -> Estimate | None:
+        """What 1,000 tokens cost in the unit of the board."""
+        return self.cpu_s_per_ktoken if self.energy_is_estimate else self.energy_j_per_ktoken
+
+    @property
+    def headline_cost(self) -> Estimate | None:
+        """What the board is ordered by: the cost per request, of `replay` the cost per 1,000 tokens."""
+        return self.cost_per_ktoken if self.workload == REPLAY else self.cost_per_request
 
 
 class Board(Noun, frozen=True, kw_only=True):
-    """Comparable rows: same items, same workload, same engine and device profile, same method and boundary."""
+    """Comparable rows: same items, same workload and batch, same engine and device profile, same method and boundary."""
 
     key: str
     """Short digest over what all rows share."""
@@ -81,3 +128,18 @@ class Board(Noun, frozen=True, kw_only=True):
     """Tasks on which no base of the board is clearly above chance; none where no base is on it."""
     ranked: tuple[Row, ...]
     unranked: tuple[Row, ...]
+    workload: str = REPLAY
+    batch: int | None = None
+    prompt_tokens: int | None = None
+    """Of each request; None for `replay`."""
+    output_tokens: int | None = None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the cell serves requests of declared lengths."""
+        return self.workload != REPLAY
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the joules come from a simulated device: nothing of it is ranked or compared."""
+        return self.method == "simulated"

@@ -15,11 +15,11 @@ from pathlib import Path
 import msgspec
 
 from jouleboard import energy, meters, models, protocol, runfolder, scores, tasks
-from jouleboard.declared import Hardware, PathSource
-from jouleboard.errors import HardwareError, JouleboardError, UnitError
+from jouleboard.declared import PathSource
+from jouleboard.meters.clock import ClockMeter
 from jouleboard.models import Dense
 from jouleboard.paths import data_folder
-from jouleboard.plan import CALIBRATION, Chosen, Family
+from jouleboard.plan import CALIBRATION, Chosen, Family, torch_device
 from jouleboard.progress import Display
 from jouleboard.recipes import Recipe
 from jouleboard.runfolder import Progressed, RunFolder
@@ -28,18 +28,20 @@ from jouleboard.tasks import Prepared
 from jouleboard.units import Worker
 
 
-def run_family(family: Family, out: Path, display: Display) -> list[Progressed]:
+def run_family(family: Family, out: Path, display: Display, *, deadline_s: float | None = None) -> list[Progressed]:
     """Run one family and write one entry a variant.
 
     Args:
         family: what to run.
         out: the run folder; what it already holds of the same configuration is used again.
         display: shows progress.
+        deadline_s: when this piece of the run must be over, by `time.monotonic`; None: never.
 
     Returns:
         What became of each variant, the base first.
 
     Raises:
+        OutOfTimeError: the deadline came first; what is finished is kept and the next call goes on.
         JouleboardError: the run cannot start (source, hardware, another configuration in the folder).
     """
     folder = RunFolder(out, family)
@@ -57,7 +59,7 @@ def run_family(family: Family, out: Path, display: Display) -> list[Progressed]:
         folder.require_same_inputs(found, dense.weights_sha256,
                                    {name: data.data_sha256 for name, data in prepared.items()})
         session = Session(family=family, folder=folder, display=display, meter=meter, dense=dense, prepared=prepared,
-                          state=found)
+                          state=found, deadline_s=deadline_s)
         try:
             _phases(session)
         finally:
@@ -110,6 +112,9 @@ def _dense(family: Family, folder: RunFolder, display: Display) -> Dense:
 def _phases(session: Session) -> None:
     display, family = session.display, session.family
     unfinished = [recipe for recipe in family.recipes if not session.state[recipe.id].complete]
+    if session.folder.session.read() is None:
+        # On a session that goes on it was measured before.
+        energy.idle(session, "before", context=False)
     with display.phase("build", f"{len(unfinished)} variants of {family.model.id}, one process each"):
         _build_all(session, unfinished)
     with display.phase("quality", ", ".join(_label(row, session.prepared) for row in family.tasks)):
@@ -121,7 +126,8 @@ def _phases(session: Session) -> None:
         # Windows are only compared within one session, so what was measured before is measured again beside the rest.
         with display.phase("build", f"{len(finished)} variants that were complete, to measure them in the same session"):
             _build_all(session, finished)
-    energy.measure(session)
+    if energy.measure(session):
+        energy.finish(session)
 
 
 def _build_all(session: Session, chosen: list[Recipe]) -> None:
@@ -129,8 +135,11 @@ def _build_all(session: Session, chosen: list[Recipe]) -> None:
         log = session.folder.logs / f"{recipe.id}.log"
         # Workers die with the thread that starts them, so they are started here and not in a pool.
         session.workers[recipe.id] = Worker(recipe.id, log, threads=session.family.plan.threads)
+    if session.canary is None and session.family.plan.energy.canary_s:
+        session.canary = Worker("canary", session.folder.logs / "canary.log", threads=session.family.plan.threads)
     for recipe in chosen:
-        _guarded(session, recipe, "build", partial(_build, session, recipe))
+        session.require_time(0.0, f"building {recipe.id}")
+        session.guard(recipe.id, "build", partial(_build, session, recipe))
 
 
 def _label(row: Chosen, prepared: dict[str, Prepared]) -> str:
@@ -138,44 +147,28 @@ def _label(row: Chosen, prepared: dict[str, Prepared]) -> str:
     return f"{row.task.id} ({min(row.limit or documents, documents)} of {documents})"
 
 
-def _guarded(session: Session, recipe: Recipe, phase: str, work: Callable[[], None]) -> None:
-    try:
-        work()
-    except JouleboardError as error:
-        session.fail(recipe, phase, error)
-
-
-def _build(session: Session, recipe: Recipe) -> None:
+def _build(session: Session, recipe: Recipe, worker: Worker) -> None:
     family = session.family
     request = protocol.Build(
         model=family.model, folder=str(session.dense.folder), recipe=msgspec.to_builtins(recipe),
         calibration=str(data_folder("tasks") / CALIBRATION), threads=family.plan.threads,
-        batch_size=family.plan.batch_size, device=device(family.hardware),
+        batch_size=family.plan.batch_size, device=torch_device(family.hardware),
     )
-    built, window = session.workers[recipe.id].measure(request, protocol.Built, meter=session.meter)
+    measured = worker.measure(request, protocol.Built, meter=session.meter, name="build")
+    built, window = measured.reply, measured.there()
     session.state[recipe.id].built = built
-    session.state[recipe.id].build_window = window
+    # Its trace is not kept, so nobody could recompute an integral of it.
+    session.state[recipe.id].build_window = msgspec.structs.replace(
+        window, energy=msgspec.structs.replace(window.energy, integral_j=None))
     session.state[recipe.id].weights_sha256 = session.dense.weights_sha256
     session.display.say(f"  {recipe.id}: {built.realised.weight_bytes / 1e6:.0f} MB, "
                         f"{', '.join(built.realised.claims) or 'dense'}")
 
 
-def device(hardware: Hardware) -> str:
-    """Return torch's name for the profile's device.
-
-    Raises:
-        HardwareError: the profile has several devices, and a model runs on one here.
-    """
-    if hardware.count > 1:
-        raise HardwareError(f"declares {hardware.count} devices, a variant runs on one", file=f"hardware/{hardware.id}.yaml",
-                            field="count", remedy="declare a profile of one device")
-    return "cuda:0" if hardware.method.startswith("gpu") else "cpu"
-
-
 def _quality_pass(session: Session, chosen: list[Recipe]) -> None:
     """Score all items of every variant; several variants at once where cores allow, since no energy is measured here."""
     plan_ = session.family.plan
-    at_once = max(1, (os.cpu_count() or 1) // plan_.threads) if device(session.family.hardware) == "cpu" else 1
+    at_once = max(1, (os.cpu_count() or 1) // plan_.threads) if torch_device(session.family.hardware) == "cpu" else 1
     # The slowest first, so that the cores end together: on CPUs few bits a weight mean much unpacking.
     alive = [recipe for recipe in chosen if recipe in session.alive]
     open_ = sorted((recipe for recipe in alive if not session.state[recipe.id].quality_done),
@@ -184,8 +177,7 @@ def _quality_pass(session: Session, chosen: list[Recipe]) -> None:
         if recipe not in open_:
             session.display.say(f"  {recipe.id}: scored before, re-used")
     with ThreadPoolExecutor(max_workers=at_once) as pool:
-        jobs = [pool.submit(_guarded, session, recipe, "quality", partial(_score, session, recipe))
-                for recipe in open_]
+        jobs = [pool.submit(session.guard, recipe.id, "quality", partial(_score, session, recipe)) for recipe in open_]
         try:
             for job in jobs:
                 job.result()
@@ -197,8 +189,9 @@ def _quality_pass(session: Session, chosen: list[Recipe]) -> None:
             raise
 
 
-def _score(session: Session, recipe: Recipe) -> None:
-    state, worker = session.state[recipe.id], session.workers[recipe.id]
+def _score(session: Session, recipe: Recipe, worker: Worker) -> None:
+    session.require_time(0.0, f"scoring {recipe.id}")
+    state, clock = session.state[recipe.id], ClockMeter(session.family.hardware)
     withheld = scores.withheld_reason(session.family.model, recipe.weight_bits)
     for row in session.family.tasks:
         data = session.prepared[row.task.id]
@@ -212,12 +205,11 @@ def _score(session: Session, recipe: Recipe) -> None:
         def progress(done: int, of: int, name: str = row.task.id) -> None:
             session.display.advance(f"{recipe.id} {name}", done, of, "requests")
 
-        reply, window = worker.measure(request, protocol.Evaluated, meter=session.meter, progress=progress)
-        if window is None:
-            raise UnitError("a task was scored without a window", field=recipe.id)
+        measured = worker.measure(request, protocol.Evaluated, meter=clock, progress=progress)
+        window = measured.there()
         state.results.append(
-            msgspec.structs.replace(reply.result, duration_s=window.duration_s, cpu_s=window.cpu_s)
+            msgspec.structs.replace(measured.reply.result, duration_s=window.duration_s, cpu_s=window.cpu_s)
         )
     state.quality_done = True
-    session.folder.write(state, session.idle)
+    session.folder.write(state, None)
     session.display.say(f"  {recipe.id}: {runfolder.summary(state.results)}")

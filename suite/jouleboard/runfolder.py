@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from jouleboard import environment, plan, protocol, scores, store
+from jouleboard import environment, gates, plan, protocol, scores, store, traces
 from jouleboard.declared import Model
 from jouleboard.errors import DataFileError, PlanError
 from jouleboard.plan import Family
@@ -31,14 +31,11 @@ from jouleboard.records import (
     Engine,
     Failure,
     Item,
-    Probe,
     Report,
     TaskResult,
-    Trial,
     Window,
 )
-
-TRACE_HEADER = b"order,elapsed_s,cpu_s,power_w"
+from jouleboard.sessionfile import Held, SessionFile, SessionState
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,12 +49,6 @@ class Progressed:
     built: protocol.Built | None = None
     build_window: Window | None = None
     weights_sha256: str | None = None
-    session: str | None = None
-    replay_sha256: str | None = None
-    trials: list[Trial] = field(default_factory=list)
-    probes: list[Probe] = field(default_factory=list)
-    trace: list[bytes] = field(default_factory=list)
-    peak_memory_bytes: int | None = None
     failure: Failure | None = None
 
 
@@ -78,6 +69,7 @@ class RunFolder:
         self._family = family
         self._work = root / ".work" / family.model.id
         self.logs = self._work / "logs"
+        self.session = SessionFile(self._work)
 
     def entry(self, recipe: Recipe) -> Path:
         """Return the folder of a variant's entry."""
@@ -211,14 +203,21 @@ class RunFolder:
                             file=self.root, field="--out",
                             remedy="name another folder with --out, or delete this one to measure anew")
 
-    def write(self, state: Progressed, idle: Sequence[Window]) -> None:
-        """Write a variant's entry into a folder of its own and put it in place whole."""
+    def write(self, state: Progressed, session: SessionState | None) -> None:
+        """Write a variant's entry, with its gates evaluated, into a folder of its own and put it in place whole.
+
+        Args:
+            state: what the variant is and how it scored.
+            session: the session of trials, if it has begun.
+        """
         target = self.entry(state.recipe)
         store.recover_folder(target)
         folder = target.with_name(f".{target.name}.new")
+        measured = self._report(state, session)
+        samples = self._samples(measured)
         files = {store.ITEMS: store.write_items(folder, self._items(state)),
-                 store.TRACE: store.write_lines(folder / store.TRACE, [TRACE_HEADER, *state.trace])}
-        report = msgspec.structs.replace(self._report(state, idle), files=files)
+                 store.TRACE: store.write_lines(folder / store.TRACE, [traces.HEADER, *map(traces.encode, samples)])}
+        report = msgspec.structs.replace(gates.apply(measured, samples), files=files)
         store.write_report(folder, report)
         store.replace_folder(folder, target)
 
@@ -228,12 +227,20 @@ class RunFolder:
             for line in path.read_bytes().splitlines():
                 yield msgspec.json.decode(line, type=Item)
 
-    def _report(self, state: Progressed, idle: Sequence[Window]) -> Report:
+    def _samples(self, report: Report) -> list[traces.Sample]:
+        """Return the trace of every window of a report: of the session's first, then of the variant's own."""
+        shared = [*(one.window.name for one in report.idle), *(one.window.name for one in report.canary)]
+        own = [*(one.window.name for one in report.trials), *([report.live.window.name] if report.live else []),
+               *(one.window.name for one in report.probes)]
+        return [*self.session.traces("session", shared), *self.session.traces(report.recipe, own)]
+
+    def _report(self, state: Progressed, session: SessionState | None) -> Report:
         family, recipe = self._family, state.recipe
+        held = Held() if session is None else session.held.get(recipe.id, Held())
         built = state.built
         model, hardware = family.model, family.hardware
         return Report(
-            format="jouleboard-report", format_version=1, rules_version=RULES_VERSION, status=_status(state),
+            format="jouleboard-report", format_version=2, rules_version=RULES_VERSION, status=_status(state),
             created_utc=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), plan=family.plan.id,
             configuration_sha256=plan.configuration_sha256(family, recipe), provisional=family.plan.provisional,
             model=model.id, model_title=model.title, model_source=_public_source(model),
@@ -243,12 +250,15 @@ class RunFolder:
             is_base=recipe.id == family.base.id, base=family.base.id,
             hardware=hardware.id, hardware_title=hardware.title, hardware_sha256=store.digest(hardware),
             method=hardware.method, boundary=hardware.boundary, power_model=hardware.power_model,
-            session=state.session, replay_sha256=state.replay_sha256,
+            profile=hardware, energy_plan=family.plan.energy,
+            session=session.name if session and held.trials else None,
+            replay_sha256=session.replay_sha256 if session and held.trials else None,
             environment=environment.describe(hardware, built.torch_cpu_capability if built else None),
             engine=built.engine if built else _unbuilt(family, recipe),
             build=_build(state), realised=built.realised if built else None,
-            tasks=tuple(state.results), trials=tuple(state.trials), probes=tuple(state.probes), idle=tuple(idle),
-            peak_memory_bytes=state.peak_memory_bytes, gates=(), failure=state.failure, files={}, digest="0" * 64,
+            tasks=tuple(state.results), trials=held.trials, live=held.live, probes=held.probes,
+            skipped_probes=held.skipped_probes, idle=() if session is None else session.idle,
+            canary=() if session is None else session.canary, peak_memory_bytes=held.peak_memory_bytes, gates=(), failure=state.failure, files={}, digest="0" * 64,
         )
 
 

@@ -22,6 +22,7 @@ import rfc8785
 
 from jouleboard.errors import DataFileError
 from jouleboard.records import FORMAT, FORMAT_VERSION, FileDigest, Item, Report
+from jouleboard.upgrade import UPGRADES
 
 REPORT, ITEMS, TRACE = "report.json", "items.jsonl.gz", "trace.csv.gz"
 MAX_REPORT_BYTES = 4 * 2**20
@@ -169,21 +170,41 @@ def split_path(message: str) -> tuple[str, str]:
 def read_report(path: Path) -> Report:
     """Read one `report.json` strictly: UTF-8 JSON, no duplicate keys, no NaN, closed schema.
 
+    A report of an older format is upgraded in memory and sealed anew, if its own digest is right; one that was changed after
+    it was written keeps the digest that it has, so that a check finds it.
+
     Raises:
         DataFileError: naming the field and what is wrong with it.
     """
     data = _read_small(path)
-    _refuse_foreign(data, path)
+    raw = _refuse_foreign(data, path)
     try:
-        report = msgspec.json.decode(data, type=Report)
-        # Free-form fields can still hold what has no canonical JSON, and so no digest.
-        canonical(report)
-    except msgspec.DecodeError as error:
+        if raw["format_version"] == FORMAT_VERSION:
+            report = msgspec.json.decode(data, type=Report)
+            # Free-form fields can still hold what has no canonical JSON, and so no digest.
+            canonical(report)
+        else:
+            report = _upgrade(raw)
+    except (msgspec.DecodeError, DataFileError) as error:
         message, field = split_path(str(error))
         raise DataFileError(message, file=path, field=field.strip() or None, remedy=_AGAIN) from None
-    except (rfc8785.CanonicalizationError, RecursionError) as error:
+    except (rfc8785.CanonicalizationError, RecursionError, UnicodeEncodeError) as error:
         raise DataFileError(f"has no canonical JSON ({error})", file=path, remedy=_AGAIN) from None
     return report
+
+
+def _upgrade(raw: dict[str, Any]) -> Report:
+    """Return a report of an older format as one of today's.
+
+    Raises:
+        DataFileError: a field that its format did not have.
+        msgspec.DecodeError: a field of another type.
+    """
+    genuine = digest(raw | {"digest": "0" * 64}) == raw.get("digest")
+    while raw["format_version"] != FORMAT_VERSION:
+        raw = UPGRADES[raw["format_version"]](raw)
+    report = msgspec.convert(raw, Report)
+    return seal_report(report) if genuine else report
 
 
 def _read_small(path: Path) -> bytes:
@@ -196,8 +217,8 @@ def _read_small(path: Path) -> bytes:
         raise DataFileError(f"cannot be read ({error.strerror})", file=path, remedy=_AGAIN) from None
 
 
-def _refuse_foreign(data: bytes, path: Path) -> None:
-    """Say plainly when a file is empty, cut short, not JSON, not ours, or of another version."""
+def _refuse_foreign(data: bytes, path: Path) -> dict[str, Any]:
+    """Return the plain JSON values; say plainly when a file is empty, cut short, not JSON, not ours, or of no known version."""
     if not data.strip():
         raise DataFileError("the file is empty", file=path, remedy=_AGAIN)
     try:
@@ -210,13 +231,16 @@ def _refuse_foreign(data: bytes, path: Path) -> None:
         raise DataFileError(
             "not a Jouleboard report", file=path, field="format", remedy=f'reports begin with "format": "{FORMAT}"'
         )
-    if value.get("format_version") != FORMAT_VERSION:
+    version = value.get("format_version")
+    # True == 1 and 1.0 == 1 in Python, and neither is a version.
+    if type(version) is not int or (version != FORMAT_VERSION and version not in UPGRADES):
+        newer = type(version) is int and version > FORMAT_VERSION
         raise DataFileError(
-            f"version {value.get('format_version')!r}, this Jouleboard reads version {FORMAT_VERSION}",
-            file=path,
+            f"version {version!r}, this Jouleboard reads versions {min(UPGRADES)} to {FORMAT_VERSION}", file=path,
             field="format_version",
-            remedy="install the Jouleboard that wrote it, or a newer one",
+            remedy="install a newer Jouleboard" if newer else _AGAIN,
         )
+    return value
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from jouleboard.records import Name
 COLUMNS = ("window", "elapsed_s", "cpu_s", "power_w", "counter_j", "temperature_c", "sm_mhz", "memory_mhz", "limit_w",
            "reasons", "foreign")
 HEADER = ",".join(COLUMNS).encode()
+FIRST_HEADER = b"order,elapsed_s,cpu_s,power_w"
+"""Of format 1, whose rows begin with the order of their trial."""
 _INTEGERS = frozenset({"reasons", "foreign"})
 
 
@@ -64,22 +66,37 @@ def decode(lines: Sequence[bytes], *, file: str = "trace.csv.gz") -> list[Sample
     """Return the samples of a trace, header left out.
 
     Args:
-        lines: as `store.read_lines` gives them, the header first.
+        lines: as `store.read_lines` gives them, the header first; of this format or of format 1.
         file: for messages.
 
     Raises:
         DataFileError: another header, a line of another shape, or a number that is none.
     """
+    if lines and lines[0] == FIRST_HEADER:
+        return [_decode(_upgraded(line, number, file), number, file) for number, line in enumerate(lines[1:], start=2)]
     if not lines or lines[0] != HEADER:
         raise DataFileError(f"does not begin with the header of a trace ({HEADER.decode()[:40]}...)", file=file,
                             field="line 1", remedy="restore the file as it was measured")
     return [_decode(line, number, file) for number, line in enumerate(lines[1:], start=2)]
 
 
+def _wrong(line: bytes, number: int, file: str) -> DataFileError:
+    return DataFileError(f"is no sample: {line[:80]!r}", file=file, field=f"line {number}",
+                         remedy="restore the file as it was measured")
+
+
+def _upgraded(line: bytes, number: int, file: str) -> bytes:
+    """Return a line of format 1 as one of today: the order of a trial becomes the name of its window."""
+    order, comma, rest = line.partition(b",")
+    if not comma or not order.isdigit() or rest.count(b",") != FIRST_HEADER.count(b",") - 1:
+        raise _wrong(line, number, file)
+    empty = len(COLUMNS) - 1 - FIRST_HEADER.count(b",")
+    return b"trial-" + order + b"," + rest + b"," * empty
+
+
 def _decode(line: bytes, number: int, file: str) -> Sample:
     parts = line.decode("ascii", errors="replace").split(",")
-    wrong = DataFileError(f"is no sample: {line[:80]!r}", file=file, field=f"line {number}",
-                          remedy="restore the file as it was measured")
+    wrong = _wrong(line, number, file)
     if len(parts) != len(COLUMNS) or not parts[0] or not parts[1]:
         raise wrong
     found: dict[str, float | int | None] = {}

@@ -11,16 +11,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, Generic, TypeVar, cast
 
 import msgspec
 
-from jouleboard import protocol
-from jouleboard.errors import UnitError
+from jouleboard import protocol, simulated
+from jouleboard.errors import TooLargeError, UnitError
 from jouleboard.meters.cpu import ProcessClock
 from jouleboard.meters.interface import Meter, OpenWindow
 from jouleboard.records import Window
+from jouleboard.traces import Sample
 
 LOG_TAIL_BYTES = 4000
 REPLIES: msgspec.json.Decoder[protocol.Reply] = msgspec.json.Decoder(protocol.Reply)
@@ -28,8 +30,33 @@ R = TypeVar("R")
 OnProgress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured(Generic[R]):
+    """A reply, and the window that was open while its work was done."""
+
+    reply: R
+    window: Window | None
+    """None where no meter was given, or the work was refused before it began."""
+    samples: tuple[Sample, ...] = ()
+    """The device's trace of that window."""
+
+    def there(self) -> Window:
+        """Return the window.
+
+        Raises:
+            UnitError: there is none.
+        """
+        if self.window is None:
+            raise UnitError("a window is missing", field="window", remedy="this is a bug in Jouleboard: please report it")
+        return self.window
+
+
 def no_progress(_done: int, _of: int) -> None:
     """Show nothing: the default listener."""
+
+
+def at_once() -> None:
+    """Do not wait, tell nobody: the default around a window."""
 
 
 class Worker:
@@ -55,41 +82,69 @@ class Worker:
 
     def ask(self, request: protocol.Request, expected: type[R], *, progress: OnProgress = no_progress) -> R:
         """Send a request and wait for its reply, without a measured window."""
-        reply, _ = self.measure(request, expected, meter=None, progress=progress)
-        return reply
+        return self.measure(request, expected, meter=None, progress=progress).reply
 
     def measure(
-        self, request: protocol.Request, expected: type[R], *, meter: Meter | None,
-        progress: OnProgress = no_progress, opened: Callable[[], None] = lambda: None,
-    ) -> tuple[R, Window | None]:
+        self, request: protocol.Request, expected: type[R], *, meter: Meter | None, name: str = "window",
+        progress: OnProgress = no_progress, before: Callable[[], None] = at_once, opened: Callable[[], None] = at_once,
+    ) -> Measured[R]:
         """Send a request; when the worker is ready, open a window, let it go, and close the window at its reply.
 
         Args:
             request: what to do.
             expected: class of the reply.
             meter: measures the window; None: no window.
+            name: of the window.
             progress: told how much is done.
+            before: called when the worker is ready and before the window opens.
             opened: called right after the window was opened.
 
         Raises:
             UnitError: the worker died, or answered that it failed.
+            TooLargeError: the work does not fit into memory.
         """
+        # A simulated GPU draws power while a worker computes; elsewhere nothing happens here.
+        with simulated.load().busy():
+            return self._measure(request, expected, meter, name, progress, before, opened)
+
+    def _measure(
+        self, request: protocol.Request, expected: type[R], meter: Meter | None, name: str, progress: OnProgress,
+        before: Callable[[], None], opened: Callable[[], None],
+    ) -> Measured[R]:
         self._send(request)
-        window: OpenWindow | None = None
-        while True:
-            reply = self._receive()
-            if isinstance(reply, protocol.Progress):
-                progress(reply.done, reply.of)
-            elif isinstance(reply, protocol.Ready):
-                window = None if meter is None else OpenWindow(meter, self.clock)
-                opened()
-                self._send(protocol.Go())
-            elif isinstance(reply, protocol.Failed):
-                raise UnitError(reply.reason, field=self.name, remedy=reply.remedy or f"see {self.log}")
-            elif isinstance(reply, expected):
-                return reply, None if window is None else window.close()
-            else:
-                raise UnitError(f"expected {expected.__name__}, got {type(reply).__name__}", field=self.name)
+        if isinstance(reply := self._answer(progress), expected):
+            return Measured(reply=reply, window=None)
+        if not isinstance(reply, protocol.Ready):
+            raise self._refused(reply, expected)
+        before()
+        window = None if meter is None else OpenWindow(meter, self.clock, name)
+        try:
+            opened()
+            self._send(protocol.Go())
+            reply = self._answer(progress)
+            if not isinstance(reply, expected):
+                raise self._refused(reply, expected)
+            if window is None:
+                return Measured(reply=reply, window=None)
+            closed, samples = window.close()
+            return Measured(reply=reply, window=closed, samples=samples)
+        except BaseException:
+            if window is not None:
+                window.abandon()
+            raise
+
+    def _answer(self, progress: OnProgress) -> protocol.Reply:
+        """Return the next reply that is no progress."""
+        while isinstance(reply := self._receive(), protocol.Progress):
+            progress(reply.done, reply.of)
+        return reply
+
+    def _refused(self, reply: protocol.Reply, expected: type[object]) -> UnitError:
+        if isinstance(reply, protocol.TooLarge):
+            return TooLargeError(reply.reason, field=self.name, remedy="use smaller batches, or a larger device")
+        if isinstance(reply, protocol.Failed):
+            return UnitError(reply.reason, field=self.name, remedy=reply.remedy or f"see {self.log}")
+        return UnitError(f"expected {expected.__name__}, got {type(reply).__name__}", field=self.name)
 
     def close(self) -> None:
         """End the process and everything in its group."""

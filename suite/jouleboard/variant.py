@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -12,15 +13,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jouleboard import harness, protocol, recipes, scores, workloads
 from jouleboard.declared import Metric
-from jouleboard.engines import inspect
+from jouleboard.engines import inspect, memory
 from jouleboard.engines.reference import SOFTMAX_DTYPE, ReferenceLM
-from jouleboard.errors import RecipeError
+from jouleboard.errors import RecipeError, UnitError
 from jouleboard.harness import Outcome
 from jouleboard.recipes.interface import Context
 from jouleboard.records import Engine, Score, TaskResult
 
 Wait = Callable[[], None]
-WARMUP_STEPS = 4
+Timed = protocol.Replay | protocol.Serve | protocol.Probe
 
 
 class Variant:
@@ -49,7 +50,13 @@ class Variant:
         steps = recipes.apply(model, recipe.steps, context)
         layers = int(model.config.num_hidden_layers)
         realised = inspect.realised(model, steps, layers)
-        self._model = model
+        self._model, self._tokenizer = model, tokenizer
+        self._device: torch.device = model.device
+        self._dtype: torch.dtype = getattr(torch, recipe.dtype)
+        declared = request.model.context_length
+        self._context_tokens = min(declared, getattr(model.config, "max_position_embeddings", None) or declared)
+        self._warmed: set[Timed] = set()
+        self.peak = memory.Peak(self._device)
         self._lm = ReferenceLM(
             model, tokenizer, batch_size=request.batch_size, max_length=request.model.context_length,
             on_batch=self._batch_done,
@@ -89,52 +96,101 @@ class Variant:
         self._on_rows = lambda _rows: None
         return outcome, _result(request, loaded, outcome, documents, sampled=indices is not None)
 
-    def warm_up(self, batches: list[torch.Tensor], tokens: int) -> None:
-        """Compute batches, in turn and unmeasured, until at least `tokens` tokens are done."""
-        done = 0
-        while done < tokens:
-            for rows in batches:
-                if done >= tokens:
-                    break
-                workloads.replay(self._lm, [rows])
-                done += rows.numel()
-        self._synchronise()
+    def replay(self, request: protocol.Replay, go: Wait) -> protocol.Worked:
+        """Compute recorded batches again after `go`, in whole loops, and before it unmeasured batches."""
+        batches = workloads.read_batches(Path(request.batches))
+        return self._work(request, lambda: workloads.replay(self._lm, batches), go, stepwise=False)
 
-    def replay(self, batches: list[torch.Tensor]) -> str:
-        """Compute recorded batches again; returns the digest of the outputs once the device is idle."""
-        output = workloads.replay(self._lm, batches)
-        self._synchronise()
-        return output
+    def serve(self, request: protocol.Serve, go: Wait) -> protocol.Worked:
+        """Serve a batch of requests of forced lengths after `go`, in whole loops, and before it unmeasured steps.
 
-    def probe(self, request: protocol.Probe, go: Wait) -> None:
-        """Run a prefill or decode probe after `go`, and before it unmeasured one sequence, or a few steps."""
-        ids = workloads.probe_ids(self._model, request.batch, request.prompt_tokens)
+        Raises:
+            UnitError: the requests are longer than the model's context, or do not fit into memory.
+        """
+        why = self._too_large(request)
+        if why is not None:
+            raise UnitError(f"workload: {why}", field="workload",
+                            remedy="declare a shorter workload or a smaller batch, or use a model with a longer context")
+        text = torch.as_tensor(self._tokenizer(Path(request.text).read_text(encoding="utf-8"),
+                                               add_special_tokens=False)["input_ids"])
+        if not len(text):
+            raise UnitError("workload: the text that prompts are cut from is empty", field="workload",
+                            remedy="name a text of at least one word")
+        prompts = workloads.cut_prompts(text, request.batch, request.prompt_tokens).to(self._device)
+        return self._work(
+            request, lambda: workloads.serve(self._model, prompts, request.output_tokens), go, stepwise=True
+        )
+
+    def _work(
+        self, request: protocol.Replay | protocol.Serve, loop: workloads.Loop, go: Wait, *, stepwise: bool
+    ) -> protocol.Worked:
+        self._warm_up(request, loop)
+        done = workloads.run(loop, self._device, go=go, window_s=request.window_s, stepwise=stepwise)
+        return protocol.Worked(
+            loops=len(done.loop_ends_s), loop_ends_s=done.loop_ends_s, output_sha256=done.output_sha256,
+            loops_changed=done.loops_changed, first_token_s=done.first_token_s, cached_tokens=done.cached_tokens,
+        )
+
+    def probe(self, request: protocol.Probe, go: Wait) -> protocol.Probed | protocol.TooLarge:
+        """Run a prefill or decode probe after `go`, in whole loops; latencies are measured before it.
+
+        Returns:
+            What was measured, or why it does not fit; then the memory that it took is given back.
+        """
+        why = self._too_large(request)
+        if why is not None:
+            return protocol.TooLarge(reason=why)
+        try:
+            return self._probe(request, go)
+        except RuntimeError as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            why = str(error).splitlines()[0]
+        # Out here the error is gone, and with it the frames that held the tensors.
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return protocol.TooLarge(reason=f"ran out of memory: {why}")
+
+    def _probe(self, request: protocol.Probe, go: Wait) -> protocol.Probed:
+        self.peak.begin()
+        prompts = workloads.probe_ids(self._model, request.batch, request.prompt_tokens)
+        first_s: float | None = None
+        steps_s: tuple[float, ...] = ()
         if request.kind == "decode":
-            workloads.decode(self._model, workloads.prefill(self._model, ids), request.batch, WARMUP_STEPS)
-            cache = workloads.prefill(self._model, ids)
-            self._synchronise()
-            go()
-            workloads.decode(self._model, cache, request.batch, request.output_tokens)
+            loop = workloads.Decode(self._model, prompts, request.output_tokens).loop
+            self._warm_up(request, loop)
+            steps_s = workloads.step_s(loop, self._device)
         else:
-            # One sequence of full length: a whole batch would cost as much as the probe.
-            workloads.prefill(self._model, ids[:1])
-            self._synchronise()
-            go()
-            workloads.prefill(self._model, ids)
-        self._synchronise()
 
-    def forget_device_peak(self) -> None:
-        """Begin a new peak of what is allocated on the device."""
-        if self._model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+            def loop() -> Iterator[torch.Tensor]:
+                return workloads.prefill(self._model, prompts)
 
-    def device_peak_bytes(self) -> int | None:
-        """Peak bytes allocated on the device, or None on a CPU."""
-        return int(torch.cuda.max_memory_allocated()) if self._model.device.type == "cuda" else None
+            self._warm_up(request, loop)
+            first_s = workloads.first_token_s(loop, self._device)
+        done = workloads.run(loop, self._device, go=go, window_s=request.window_s)
+        return protocol.Probed(loops=len(done.loop_ends_s), first_token_s=first_s, step_s=steps_s,
+                               peak_memory_bytes=self.peak.stretch_bytes())
+
+    def _warm_up(self, request: Timed, loop: workloads.Loop) -> None:
+        """Warm up for the time that is asked for; on a GPU also until this work was done once as a whole."""
+        work = msgspec.structs.replace(request, warmup_s=0.0, window_s=0.0)
+        whole = self._device.type == "cuda" and work not in self._warmed
+        workloads.warm_up(loop, self._device, seconds=request.warmup_s, whole=whole)
+        self._warmed.add(work)
+
+    def _too_large(self, request: protocol.Serve | protocol.Probe) -> str | None:
+        """Say why work is more than the model's context or the memory holds; None when it fits."""
+        tokens = request.prompt_tokens + request.output_tokens
+        if tokens > self._context_tokens:
+            return (f"{request.prompt_tokens} prompt and {request.output_tokens} output tokens are more than the model's "
+                    f"context of {self._context_tokens}")
+        wanted = memory.need(self._model, self._dtype, batch=request.batch, prompt_tokens=request.prompt_tokens,
+                             output_tokens=request.output_tokens)
+        return memory.refusal(wanted, self._device)
 
     def _synchronise(self) -> None:
-        if self._model.device.type == "cuda":
-            torch.cuda.synchronize()
+        workloads.synchronise(self._device)
 
 
 def _calibration(tokenizer: transformers.PreTrainedTokenizerBase, file: str) -> torch.Tensor:

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jouleboard import costs
-from jouleboard.records import Report, Trial
-from jouleboard.rows import Board, Estimate, Row, TaskCell
+from jouleboard.axes import padded
+from jouleboard.batchviews import Picture, picture
+from jouleboard.declared import Workload
+from jouleboard.gates import RULES
+from jouleboard.records import Report
+from jouleboard.rows import REPLAY, Board, Estimate, Row, TaskCell
 
-FEWEST_TICKS, MOST_TICKS = 2, 8
-HeadlineKind = Literal["empty", "failed", "base-only", "no-base", "no-variant", "cheaper", "unclear", "dearer"]
+HeadlineKind = Literal["simulated", "empty", "failed", "base-only", "no-base", "no-variant", "cheaper", "unclear", "dearer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,36 +50,6 @@ class Bar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dot:
-    """One trial of the strip plot, on a scale from 0 to 100."""
-
-    order: int
-    cost: float
-    x: float
-    void: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
-    """A labelled place on the strip plot's axis."""
-
-    value: float
-    x: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Strip:
-    """The trials of one entry, with the mean and interval of its row where there is one."""
-
-    dots: tuple[Dot, ...]
-    ticks: tuple[Tick, ...]
-    mean: float | None
-    low: float | None
-    high: float | None
-    decimals: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     """What the task table says above a task, and whether its models differ in signal."""
 
@@ -91,6 +63,8 @@ class BoardView:
     """A board with everything derived from it that its page shows."""
 
     board: Board
+    cell: str
+    """The title of the cell: `Agent, 1,500 tokens in, 40 out, batch 1`."""
     rows: tuple[Row, ...]
     models: tuple[str, ...]
     """Distinct model titles, in order of rank."""
@@ -98,7 +72,7 @@ class BoardView:
     bars: Mapping[str, Bar]
     """By entry."""
     provisional: tuple[str, ...]
-    """Distinct reasons why figures are provisional."""
+    """Distinct reasons why figures are provisional, one sentence for a gate whatever its figures."""
     items: tuple[int, int]
     """Fewest and most items of a task."""
     trials: tuple[int, int]
@@ -116,11 +90,16 @@ class BoardView:
     uncertainty: float | None
     """Largest relative uncertainty that a declared power model gives; None where nothing is estimated."""
     has_chart: bool
+    batches: Picture | None
+    """Cost of a request over the batch; None for `replay`, and where no entry has a cost model."""
 
 
-def cost(board: Board, row: Row) -> Estimate | None:
-    """Return what the board is ordered by: CPU-seconds on CPU-time boards, joules elsewhere, per 1,000 tokens."""
-    return row.cpu_s_per_ktoken if board.is_cpu_time else row.energy_j_per_ktoken
+def cell_title(workload: str, batch: int | None, declared: Mapping[str, Workload]) -> str:
+    """Name a cell for people; an id that is not declared stands for itself."""
+    if workload == REPLAY:
+        return "Replay of the eval’s recorded batches"
+    title = declared[workload].title if workload in declared else workload
+    return title if batch is None else f"{title}, batch {batch}"
 
 
 def standing(ratio: Estimate) -> Literal["more", "less", "unclear", "unknown"]:
@@ -132,19 +111,25 @@ def standing(ratio: Estimate) -> Literal["more", "less", "unclear", "unknown"]:
     return "less" if ratio.high < 1 else "unclear"
 
 
-def board_view(board: Board) -> BoardView:
-    """Derive everything that a board's page shows."""
+def board_view(board: Board, declared: Mapping[str, Workload] | None = None) -> BoardView:
+    """Derive everything that a board's page shows.
+
+    Args:
+        board: what `rank` made.
+        declared: the workloads that have a data file, by id, for their titles.
+    """
     rows = (*board.ranked, *board.unranked)
     used = [cell.items for row in rows for cell in row.tasks]
     codes = list(dict.fromkeys(code for row in rows for code in row.badges))
-    valid = [sum(trial.void is None for trial in row.report.trials) for row in rows if row.report.trials]
+    valid = [found for row in rows if (found := _valid_trials(row)) is not None]
     return BoardView(
         board=board,
+        cell=cell_title(board.workload, board.batch, declared or {}),
         rows=rows,
         models=tuple(dict.fromkeys(row.report.model_title for row in rows)),
         headline=headline(board),
         bars=bars(rows),
-        provisional=tuple(dict.fromkeys(row.report.provisional for row in rows if row.report.provisional)),
+        provisional=tuple(dict.fromkeys(reason for row in rows for reason in _provisional(row))),
         items=(min(used, default=0), max(used, default=0)),
         trials=(min(valid, default=0), max(valid, default=0)),
         common_badges=tuple(code for code in codes if all(code in row.badges for row in rows)),
@@ -153,8 +138,22 @@ def board_view(board: Board) -> BoardView:
         columns={task: column for task in board.tasks if (column := _column(task, rows)) is not None},
         silent=_silent(rows),
         uncertainty=max(_uncertainties(rows), default=None),
-        has_chart=any(cost(board, row) for row in rows),
+        has_chart=any(row.headline_cost for row in rows),
+        batches=picture(board),
     )
+
+
+def _valid_trials(row: Row) -> int | None:
+    mine = [trial for trial in row.report.trials if (trial.workload, trial.batch) == (row.workload, row.batch)]
+    return sum(trial.void is None for trial in mine) if mine else None
+
+
+def _provisional(row: Row) -> list[str]:
+    """Shorten the reasons of gates, which carry figures of their own in each entry, to the sentence of their code."""
+    sentences = {code: text for rule in RULES.values() for code, text in rule.codes.items()}
+    own = row.report.provisional
+    codes = [reason.partition(" (")[0] for reason in row.provisional if reason != own]
+    return [*([own] if own else []), *(sentences.get(code, code).rstrip(".") for code in codes)]
 
 
 def _reasons(board: Board) -> dict[str | None, tuple[Row, ...]]:
@@ -197,8 +196,8 @@ def headline(board: Board) -> Headline:
     rows = (*board.ranked, *board.unranked)
     ratios = [row.cost_ratio for row in rows if row.cost_ratio and not row.is_base]
     best = next((row for row in board.ranked if not row.is_base), None)
-    base = next((row for row in rows if row.is_base and (best is None or row.report.model == best.report.model)), None)
-    kind = _headline_kind(rows, best, base)
+    base = next((row for row in rows if row.is_base and (best is None or _session(row) == _session(best))), None)
+    kind = "simulated" if board.is_simulated and rows else _headline_kind(rows, best, base)
     ours, theirs = best.quality if best else None, base.quality if base else None
     return Headline(
         kind=kind,
@@ -209,6 +208,11 @@ def headline(board: Board) -> Headline:
         variants=len(ratios),
         costlier=sum(standing(ratio) == "more" for ratio in ratios),
     )
+
+
+def _session(row: Row) -> tuple[str, str | None, str]:
+    """Return what a variant shares with the base that it was measured beside."""
+    return row.report.model, row.report.session, row.report.base
 
 
 def _headline_kind(rows: Sequence[Row], best: Row | None, base: Row | None) -> HeadlineKind:
@@ -232,8 +236,8 @@ def bars(rows: Sequence[Row]) -> dict[str, Bar]:
     """Place the quality intervals of a board's rows on one scale that holds zero (chance)."""
     known = [(row, row.quality) for row in rows if row.quality]
     ends = [end for _, one in known for end in (one.value, one.low, one.high) if end is not None]
-    low, high = _padded([0.0, *ends])
-    bases = {row.report.model: one.value for row, one in known if row.is_base}
+    low, high = padded([0.0, *ends])
+    bases = {_session(row): one.value for row, one in known if row.is_base}
 
     def place(value: float) -> float:
         return (value - low) / (high - low) * 100
@@ -244,57 +248,7 @@ def bars(rows: Sequence[Row]) -> dict[str, Bar]:
             low=place(one.value if one.low is None else one.low),
             high=place(one.value if one.high is None else one.high),
             zero=place(0.0),
-            base=place(bases[row.report.model]) if row.report.model in bases else None,
+            base=place(bases[_session(row)]) if _session(row) in bases else None,
         )
         for row, one in known
     }
-
-
-def _padded(ends: Sequence[float]) -> tuple[float, float]:
-    low, high = min(ends), max(ends)
-    margin = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
-    return low - margin, high + margin
-
-
-def trial_cost(trial: Trial, *, cpu_time: bool) -> float | None:
-    """Return CPU-seconds, or measured joules, per 1,000 tokens of one trial; None where not measured."""
-    return costs.trial_cost(trial, cpu_time=cpu_time)
-
-
-def strip(board: Board, row: Row) -> Strip | None:
-    """Place the trials of an entry on one scale; None where none has a cost."""
-    found = [(trial, trial_cost(trial, cpu_time=board.is_cpu_time)) for trial in row.report.trials]
-    known = [(trial, value) for trial, value in found if value is not None]
-    if not known:
-        return None
-    mean = cost(board, row)
-    interval = [] if mean is None else [end for end in (mean.value, mean.low, mean.high) if end is not None]
-    low, high = _padded([*(value for _, value in known), *interval])
-
-    def place(value: float | None) -> float | None:
-        return None if value is None else (value - low) / (high - low) * 100
-
-    ticks, decimals = _ticks(low, high)
-    return Strip(
-        dots=tuple(
-            Dot(order=one.order, cost=value, x=(value - low) / (high - low) * 100, void=one.void is not None)
-            for one, value in known
-        ),
-        ticks=tuple(Tick(value=value, x=(value - low) / (high - low) * 100) for value in ticks),
-        mean=place(mean.value if mean else None),
-        low=place(mean.low if mean else None),
-        high=place(mean.high if mean else None),
-        decimals=decimals,
-    )
-
-
-def _ticks(low: float, high: float) -> tuple[list[float], int]:
-    """Choose three to eight round values between two ends, and the decimals that they need."""
-    decimals = next((place for place in range(-30, 40) if (high - low) * 10.0**place >= FEWEST_TICKS), None)
-    if decimals is None:
-        return [], 0
-    unit = 10.0**-decimals
-    step = next(unit * factor for factor in (1, 2, 5, 10) if (high - low) / (unit * factor) <= MOST_TICKS)
-    first = int(low // step) + 1
-    values = [number * step for number in range(first, first + 10) if number * step < high]
-    return values, max(decimals, 0)

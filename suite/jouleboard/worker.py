@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -20,11 +19,8 @@ import msgspec
 
 from jouleboard import protocol, store
 from jouleboard.errors import JouleboardError, UnitError
-from jouleboard.records import ReplayRow
 
 if TYPE_CHECKING:
-    import torch
-
     from jouleboard.variant import Variant
 
 PR_SET_PDEATHSIG = 1
@@ -81,6 +77,8 @@ def serve(channel: Channel) -> None:
         try:
             if isinstance(request, protocol.Convert | protocol.Fingerprint):
                 channel.send(protocol.Converted(weights_sha256=_dense(request)))
+            elif isinstance(request, protocol.Canary):
+                channel.send(_sing(request, channel))
             elif isinstance(request, protocol.Build):
                 variant = _build(request, channel)
             elif variant is None:
@@ -112,10 +110,14 @@ def _build(request: protocol.Build, channel: Channel) -> Variant:
 
 
 def _evaluate(variant: Variant, request: protocol.Evaluate, channel: Channel) -> None:
-    outcome, result = variant.evaluate(request, channel.wait_for_go, _progress(channel))
+    outcome, result = variant.evaluate(request, channel.wait_for_go, _silent if request.quiet else _progress(channel))
     store.write_atomic(Path(request.items), b"".join(store.canonical(item) + b"\n" for item in outcome.items))
     store.write_atomic(Path(request.batches), msgspec.json.encode(outcome.batches))
     channel.send(protocol.Evaluated(result=result))
+
+
+def _silent(_done: int, _of: int) -> None:
+    """Say nothing inside the window of a trial."""
 
 
 def _progress(channel: Channel) -> Callable[[int, int], None]:
@@ -126,57 +128,40 @@ def _progress(channel: Channel) -> Callable[[int, int], None]:
 
 
 def _replay(variant: Variant, request: protocol.Replay, channel: Channel) -> None:
-    batches = _read_batches(Path(request.batches))
-    variant.warm_up(batches, request.warmup_tokens)
-    channel.wait_for_go()
-    channel.send(protocol.Replayed(output_sha256=variant.replay(batches)))
+    channel.send(variant.replay(request, channel.wait_for_go))
 
 
-def _read_batches(path: Path) -> list[torch.Tensor]:
-    import torch  # noqa: PLC0415
-
-    batches = msgspec.json.decode(path.read_bytes(), type=list[list[ReplayRow]])
-    # Zeros on the right up to the longest row, as lm-eval pads.
-    return [
-        torch.nn.utils.rnn.pad_sequence([torch.tensor(row.tokens) for row in rows], batch_first=True)
-        for rows in batches
-    ]
+def _serve(variant: Variant, request: protocol.Serve, channel: Channel) -> None:
+    channel.send(variant.serve(request, channel.wait_for_go))
 
 
 def _probe(variant: Variant, request: protocol.Probe, channel: Channel) -> None:
-    variant.probe(request, channel.wait_for_go)
-    channel.send(protocol.Probed())
+    channel.send(variant.probe(request, channel.wait_for_go))
+
+
+def _sing(request: protocol.Canary, channel: Channel) -> protocol.CanaryDone:
+    import torch  # noqa: PLC0415
+
+    from jouleboard import workloads  # noqa: PLC0415
+
+    torch.set_num_threads(request.threads)
+    done = workloads.sing(request.device, go=channel.wait_for_go, warmup_s=request.warmup_s, window_s=request.window_s)
+    return protocol.CanaryDone(model=workloads.CANARY.name, output_sha256=done.output_sha256,
+                               tokens=len(done.loop_ends_s) * workloads.CANARY.output_tokens)
 
 
 def _memory(variant: Variant, request: protocol.Memory, channel: Channel) -> None:
-    peak = variant.device_peak_bytes() or _peak_bytes()
+    peak_bytes = variant.peak.overall_bytes()
     if request.begin_anew:
-        variant.forget_device_peak()
-        _forget_peak()
-    channel.send(protocol.MemoryRead(peak_memory_bytes=peak))
-
-
-def _forget_peak() -> None:
-    """Let the kernel begin a new peak of the resident set, so that building and scoring are not counted as serving."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        print("the peak of the resident set includes building the variant", file=sys.stderr)
-
-
-def _peak_bytes() -> int:
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # So that building and scoring are not counted as serving.
+        variant.peak.begin_anew()
+    channel.send(protocol.MemoryRead(peak_memory_bytes=peak_bytes))
 
 
 _HANDLERS: dict[type, Callable[[Variant, Any, Channel], None]] = {
     protocol.Evaluate: _evaluate,
     protocol.Replay: _replay,
+    protocol.Serve: _serve,
     protocol.Probe: _probe,
     protocol.Memory: _memory,
 }

@@ -1,34 +1,157 @@
-"""Work with a known number of tokens: replay of recorded batches, and the prefill and decode probes."""
+"""Work with a known number of tokens, in whole loops: replay of recorded batches, serving, prefill and decode, the canary.
+
+A piece of work is a `Loop`: a function that begins the work anew each time it is called, and yields the most likely tokens
+of each batch or step. Every loop makes its own key-value cache, so nothing computed in one serves the next.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import torch
+from transformers import DynamicCache, PreTrainedModel
 
-if TYPE_CHECKING:
-    from transformers import Cache, PreTrainedModel
-
-    from jouleboard.engines.reference import ReferenceLM
+from jouleboard.engines import canary
+from jouleboard.engines.caches import CacheWatch, held_tokens
+from jouleboard.engines.reference import ReferenceLM
+from jouleboard.errors import UnitError
+from jouleboard.records import ReplayRow
 
 PROBE_SEED = 20260101
+CANARY = canary.CANARY
+LATENCY_REPEATS = 3
+LATENCY_BUDGET_S = 30.0
+"""A prefill is not timed again once timing took this long: on a small machine a large one takes minutes."""
+Loop = Callable[[], Iterator[torch.Tensor]]
 
 
-def replay(lm: ReferenceLM, batches: list[torch.Tensor]) -> str:
-    """Score recorded batches again and return the digest of the most likely token at every position.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looped:
+    """What a run of whole loops gave; fields as in `protocol.Worked`."""
 
-    No cache outlives a batch: each is one forward pass without a key-value cache.
+    loop_ends_s: tuple[float, ...]
+    output_sha256: str
+    loops_changed: int
+    first_token_s: tuple[float, ...]
+    cached_tokens: int
+
+
+def warm_up(loop: Loop, device: torch.device, *, seconds: float, whole: bool) -> None:
+    """Do the work unmeasured until `seconds` have passed, to the nearest batch or step.
+
+    Args:
+        loop: the work.
+        device: where it is done. The clock is the host's: a GPU that lags behind is waited for once, at the end.
+        seconds: how long; 0: not at all.
+        whole: do at least one whole loop: on a GPU the first use of a shape loads and chooses kernels.
+    """
+    end_s = time.perf_counter() + seconds
+    with torch.inference_mode():
+        while whole or time.perf_counter() < end_s:
+            for _ in loop():
+                if not whole and time.perf_counter() >= end_s:
+                    break
+            whole = False
+    synchronise(device)
+
+
+def run(
+    loop: Loop, device: torch.device, *, go: Callable[[], None], window_s: float, stepwise: bool = False
+) -> Looped:
+    """Do whole loops after `go` until `window_s` have passed, at least one.
+
+    Outputs stay on the device within a loop. At its end their token ids (4 bytes each) are copied to the host, which is
+    the one point where the host waits for the device; the clock is read then, and they are hashed. With the default model
+    on a CPU that and the look at caches take less than 0.1 % of a loop.
+
+    Args:
+        loop: the work.
+        device: where it is done.
+        go: called when all is prepared; returns when the window is open.
+        window_s: no loop begins later than this after `go`.
+        stepwise: the loop yields tokens of shape [batch, 1], one step at a time, and the first one is waited for and timed:
+            a second wait in each loop.
+    """
+    ends_s: list[float] = []
+    digests: list[str] = []
+    first_s: list[float] = []
+    cached = 0
+    with torch.inference_mode(), CacheWatch() as watch:
+        go()
+        opened_s = time.perf_counter()
+        while not ends_s or ends_s[-1] < window_s:
+            cached = max(cached, watch.held_tokens())
+            begun_s = time.perf_counter()
+            pieces: list[torch.Tensor] = []
+            for piece in loop():
+                pieces.append(piece)
+                if stepwise and len(pieces) == 1:
+                    synchronise(device)
+                    first_s.append(time.perf_counter() - begun_s)
+            output = _joined(pieces, stepwise=stepwise).to(torch.int32).cpu()
+            ends_s.append(time.perf_counter() - opened_s)
+            digests.append(hashlib.sha256(output.numpy().tobytes()).hexdigest())
+    return Looped(
+        loop_ends_s=tuple(ends_s), output_sha256=digests[0], first_token_s=tuple(first_s), cached_tokens=cached,
+        loops_changed=sum(digest != digests[0] for digest in digests),
+    )
+
+
+def _joined(pieces: list[torch.Tensor], *, stepwise: bool) -> torch.Tensor:
+    return torch.cat(pieces, dim=1) if stepwise else torch.cat([piece.flatten() for piece in pieces])
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def read_batches(path: Path) -> list[torch.Tensor]:
+    """Read recorded batches, each of shape [batch, tokens], with zeros on the right up to the longest row, as lm-eval pads."""
+    batches = msgspec.json.decode(path.read_bytes(), type=list[list[ReplayRow]])
+    return [
+        torch.nn.utils.rnn.pad_sequence([torch.tensor(row.tokens) for row in rows], batch_first=True)
+        for rows in batches
+    ]
+
+
+def replay(lm: ReferenceLM, batches: list[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Score recorded batches again: each is one forward pass, as lm-eval does it, whose cache ends with it.
 
     Args:
         lm: the engine.
         batches: token ids, each of shape [batch, tokens].
+
+    Yields:
+        The most likely next token at every position, of the shape of each batch.
     """
-    hasher = hashlib.sha256()
-    with torch.inference_mode():
-        for rows in batches:
-            hasher.update(lm.score_batch(rows).to(torch.int32).cpu().numpy().tobytes())
-    return hasher.hexdigest()
+    for rows in batches:
+        yield lm.score_batch(rows)
+
+
+def cut_prompts(text_ids: torch.Tensor, batch: int, tokens: int) -> torch.Tensor:
+    """Cut prompts of exactly `tokens` tokens from a text that is read again from its beginning when it ends.
+
+    Sequence i begins at token floor(i x length / batch), so prompts differ as long as the text is not shorter than the batch.
+
+    Args:
+        text_ids: token ids of the text, shape [length].
+        batch: number of prompts.
+        tokens: length of each.
+
+    Returns:
+        Token ids, shape [batch, tokens].
+    """
+    length = len(text_ids)
+    starts = torch.arange(batch)[:, None] * length // batch
+    return text_ids[(starts + torch.arange(tokens)[None, :]) % length]
 
 
 def probe_ids(model: PreTrainedModel, batch: int, tokens: int) -> torch.Tensor:
@@ -37,36 +160,127 @@ def probe_ids(model: PreTrainedModel, batch: int, tokens: int) -> torch.Tensor:
     return torch.randint(0, model.config.vocab_size, (batch, tokens), generator=generator).to(model.device)
 
 
-def prefill(model: PreTrainedModel, ids: torch.Tensor) -> Cache | None:
-    """Run one forward pass that fills the key-value cache and asks for the last position's logits only.
+def new_cache(model: PreTrainedModel) -> DynamicCache:
+    """Make an empty key-value cache of the kind that the model would make for itself."""
+    return DynamicCache(config=model.config)
+
+
+def advance(model: PreTrainedModel, ids: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+    """Run one forward pass that fills the cache, with the last position's logits only.
 
     Args:
         model: the built variant.
         ids: token ids, shape [batch, tokens].
+        cache: grows by `tokens`.
+
+    Returns:
+        The most likely next token, shape [batch, 1]. Stop tokens are not heeded and nothing is sampled, so that every variant
+        computes the same number of tokens.
     """
-    with torch.inference_mode():
-        cache: Cache | None = model(ids, use_cache=True, logits_to_keep=1).past_key_values
-    return cache
+    logits: torch.Tensor = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    return logits[:, -1:].argmax(-1)
 
 
-def decode(model: PreTrainedModel, cache: Cache | None, batch: int, tokens: int) -> torch.Tensor:
-    """Take greedy steps from a filled cache, each one forward pass of one token a sequence.
-
-    Stop tokens are not heeded, so every variant computes the same number of tokens.
+def serve(model: PreTrainedModel, prompts: torch.Tensor, output_tokens: int) -> Iterator[torch.Tensor]:
+    """Prefill a batch of prompts with a new cache and decode greedily.
 
     Args:
         model: the built variant.
-        cache: from `prefill`; it grows by `tokens`.
-        batch: number of sequences.
-        tokens: number of steps.
+        prompts: token ids, shape [batch, tokens].
+        output_tokens: per sequence; the first comes from the prefill, so there are `output_tokens - 1` decode steps.
 
-    Returns:
-        Token ids, shape [batch, tokens].
+    Yields:
+        The tokens of each step, shape [batch, 1].
     """
-    row = probe_ids(model, batch, 1)
-    found = []
+    cache = new_cache(model)
+    row = advance(model, prompts, cache)
+    yield row
+    for _ in range(output_tokens - 1):
+        row = advance(model, row, cache)
+        yield row
+
+
+def prefill(model: PreTrainedModel, prompts: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Run one forward pass over prompts with a new cache; yields the first tokens, shape [batch, 1]."""
+    yield advance(model, prompts, new_cache(model))
+
+
+class Decode:
+    """Decode steps alone, again and again behind one prefilled batch: the cache is cut back before each loop."""
+
+    def __init__(self, model: PreTrainedModel, prompts: torch.Tensor, steps: int) -> None:
+        """Fill the cache.
+
+        Args:
+            model: the built variant.
+            prompts: token ids, shape [batch, tokens].
+            steps: of each loop.
+        """
+        self._model, self._steps = model, steps
+        self._prompt_tokens = prompts.shape[1]
+        self._cache = new_cache(model)
+        with torch.inference_mode():
+            self._first = advance(model, prompts, self._cache)
+
+    def loop(self) -> Iterator[torch.Tensor]:
+        """Take the steps; yields the tokens of each, shape [batch, 1]."""
+        self._cut_back()
+        row = self._first
+        for _ in range(self._steps):
+            row = advance(self._model, row, self._cache)
+            yield row
+
+    def _cut_back(self) -> None:
+        more = held_tokens(self._cache) - self._prompt_tokens
+        if more > 0:
+            try:
+                # A negative number is how many tokens go, in transformers 5.17 as in 5.23; a positive one changed its meaning.
+                self._cache.crop(-more)
+            except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+                raise self._refused(str(error)) from error
+        if held_tokens(self._cache) != self._prompt_tokens:
+            raise self._refused("it holds another number of tokens than the prompt")
+
+    def _refused(self, why: str) -> UnitError:
+        kinds = sorted({type(layer).__name__ for layer in self._cache.layers})
+        return UnitError(
+            f"the key-value cache of this model ({', '.join(kinds)}) cannot be cut back to the prompt: {why}",
+            field="decode", remedy="leave this model out of the decode probes, or use prompts shorter than its window",
+        )
+
+
+def first_token_s(loop: Loop, device: torch.device) -> float:
+    """Return the median time of a few prefills, each waited for, in seconds."""
+    times_s: list[float] = []
     with torch.inference_mode():
-        for _ in range(tokens):
-            row = model(row, past_key_values=cache, use_cache=True, logits_to_keep=1).logits.argmax(-1)
-            found.append(row)
-    return torch.cat(found, dim=1)
+        while len(times_s) < LATENCY_REPEATS and sum(times_s) < LATENCY_BUDGET_S:
+            begun_s = time.perf_counter()
+            for _ in loop():
+                synchronise(device)
+            times_s.append(time.perf_counter() - begun_s)
+    return statistics.median(times_s)
+
+
+def step_s(loop: Loop, device: torch.device) -> tuple[float, ...]:
+    """Return the time of every step of one loop, each waited for, in seconds."""
+    synchronise(device)
+    times_s: list[float] = []
+    with torch.inference_mode():
+        begun_s = time.perf_counter()
+        for _ in loop():
+            synchronise(device)
+            now_s = time.perf_counter()
+            times_s.append(now_s - begun_s)
+            begun_s = now_s
+    return tuple(times_s)
+
+
+def sing(device: str, *, go: Callable[[], None], warmup_s: float, window_s: float) -> Looped:
+    """Decode with the canary at batch 1, in whole loops, after a warm-up of at least one loop."""
+    model, prompt = canary.build(CANARY, device), canary.prompt(CANARY, device)
+
+    def loop() -> Iterator[torch.Tensor]:
+        return serve(model, prompt, CANARY.output_tokens)
+
+    warm_up(loop, model.device, seconds=warmup_s, whole=True)
+    return run(loop, model.device, go=go, window_s=window_s, stepwise=True)

@@ -6,6 +6,10 @@
 
 Times are seconds since device time 0, kept in whole nanoseconds; powers are watts, kept in whole milliwatts: the
 reference is computed with fractions, apart from the C code, and is exact.
+
+A GPU with `idle_w` follows its trace only while the machine is loaded, else it draws that power. When it is loaded says
+the file `simulated.load_file`, that only grows (`simulated.load("on", 2.5)`). An event that arrives late, after somebody has
+read the counter, counts from that reading on: `Load` is the reference of that rule, and gives the intervals to integrate over.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -146,6 +150,48 @@ def recorded(samples: Iterable[tuple[float, float]]) -> tuple[Segment, ...]:
                  for (from_s, power_w), (later_s, next_w) in itertools.pairwise(rows))
 
 
+Interval = tuple[int, int | None]
+"""From one device time (ns) to another, or for ever."""
+
+
+class Load:
+    """Reference for one process that reads the load file: from when each event counts, as nvml.c says it.
+
+        load = Load([("on", 1_000)])
+        load.asked(5_000)                 # a call is answered
+        load.event("off", 4_000)          # too late to be counted from 4,000
+        load.intervals()                  # ((1000, 5000),)
+    """
+
+    def __init__(self, events: Iterable[tuple[str, int]] = ()) -> None:
+        """Take events that were there before the first call."""
+        self._events: list[tuple[int, bool]] = []
+        self._answered_ns = -math.inf
+        for kind, at_ns in events:
+            self.event(kind, at_ns)
+
+    def event(self, kind: str, at_ns: int) -> None:
+        """Take one event: not before the event before it, nor before the latest call that was answered."""
+        earliest = max(self._answered_ns, self._events[-1][0] if self._events else -math.inf)
+        self._events.append((at_ns if at_ns >= earliest else int(earliest), kind == "on"))
+
+    def asked(self, at_ns: int) -> None:
+        """Note that a call was answered at a device time."""
+        self._answered_ns = max(self._answered_ns, at_ns)
+
+    def intervals(self) -> tuple[Interval, ...]:
+        """Return when the machine is loaded."""
+        found: list[Interval] = []
+        since_ns: int | None = None
+        for at_ns, on in self._events:
+            if on and since_ns is None:
+                since_ns = at_ns
+            elif not on and since_ns is not None:
+                found.append((since_ns, at_ns))
+                since_ns = None
+        return tuple(found) if since_ns is None else (*found, (since_ns, None))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """One simulated GPU. `numbers` are further fields of the control file, such as `mig`, `sm_mhz` or `limit_mw`."""
@@ -156,23 +202,28 @@ class Gpu:
     tick_phase_s: float = 0.0
     base_j: float = 1e6
     freeze_s: float | None = None
+    idle_w: float | None = None
+    """Power while the machine is not loaded; None: the trace always holds."""
+    sample_period_s: float = 0.0
+    """The board's sensor looks at the power over the first `sample_on_s` of each such period; 0: all the time."""
+    sample_on_s: float = 0.0
     name: str = "SIMULATED GPU"
     spans: tuple[Span, ...] = ()
     numbers: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def max_power_w(self) -> float:
-        """The highest power of the trace."""
-        return max(mw for segment in self.trace for mw in segment.ends_mw()) / 1e3
+        """The highest power of the trace, or the idle power where that is higher."""
+        return max(self.idle_w or 0.0, max(mw for segment in self.trace for mw in segment.ends_mw()) / 1e3)
 
-    def energy_pj(self, from_ns: int, until_ns: int) -> Fraction:
+    def trace_pj(self, from_ns: int, until_ns: int) -> Fraction:
         """Integrate the trace exactly; before device time 0 it uses nothing, after its end its last power."""
         from_ns, until_ns = max(from_ns, 0), max(until_ns, 0)
         widths = [round(segment.duration_s * 1e9) for segment in self.trace]
         cycle_ns = sum(widths)
         if self.repeat and until_ns - from_ns > cycle_ns:
             whole = (until_ns - from_ns) // cycle_ns
-            return whole * self.energy_pj(0, cycle_ns) + self.energy_pj(from_ns + whole * cycle_ns, until_ns)
+            return whole * self.trace_pj(0, cycle_ns) + self.trace_pj(from_ns + whole * cycle_ns, until_ns)
         start_ns = from_ns // cycle_ns * cycle_ns if self.repeat else 0
         total = Fraction(0)
         while start_ns < until_ns:
@@ -185,21 +236,47 @@ class Gpu:
                 return total + max(until_ns - max(start_ns, from_ns), 0) * self.trace[-1].ends_mw()[1]
         return total
 
-    def energy_j(self, from_s: float, until_s: float) -> float:
-        """Return what the GPU truly uses between two device times."""
-        return float(self.energy_pj(to_ns(from_s), to_ns(until_s)) / 10**12)
+    def energy_pj(self, from_ns: int, until_ns: int, load: Sequence[Interval] = ()) -> Fraction:
+        """Return what the GPU truly uses between two device times, exactly: its trace, or idle power outside the load."""
+        if self.idle_w is None:
+            return self.trace_pj(from_ns, until_ns)
+        from_ns, until_ns = max(from_ns, 0), max(until_ns, 0)
+        loaded = [(max(low, from_ns), until_ns if high is None else min(high, until_ns)) for low, high in load]
+        loaded = [(low, high) for low, high in loaded if low < high]
+        idle_ns = until_ns - from_ns - sum(high - low for low, high in loaded)
+        return sum((self.trace_pj(low, high) for low, high in loaded), Fraction(to_mw(self.idle_w) * idle_ns))
 
-    def counter_mj(self, at_ns: int) -> int:
+    def seen_pj(self, until_ns: int, load: Sequence[Interval] = ()) -> Fraction:
+        """Return what the board's own sensor sees since device time 0; sparse sampling shows it only part of the time.
+
+        The mean power of each period's sampled part holds from the end of that part until the end of the next one.
+        """
+        period_ns, on_ns = to_ns(self.sample_period_s), to_ns(self.sample_on_s)
+        if period_ns == 0 or until_ns < on_ns:
+            return self.energy_pj(0, until_ns, load)
+        total = self.energy_pj(0, on_ns, load)
+        for start_ns in range(0, until_ns - on_ns + 1, period_ns):
+            mean_mw = self.energy_pj(start_ns, start_ns + on_ns, load) / on_ns
+            total += mean_mw * (min(start_ns + period_ns + on_ns, until_ns) - (start_ns + on_ns))
+        return total
+
+    def energy_j(self, from_s: float, until_s: float, load: Sequence[Interval] = ()) -> float:
+        """Return what the GPU truly uses between two device times."""
+        return float(self.energy_pj(to_ns(from_s), to_ns(until_s), load) / 10**12)
+
+    def counter_mj(self, at_ns: int, load: Sequence[Interval] = ()) -> int:
         """Return what a counter without faults shows at a device time: the exact integral at its last tick."""
         tick_ns, phase_ns = to_ns(self.tick_s), to_ns(self.tick_phase_s)
         ticked_ns = (at_ns - phase_ns) // tick_ns * tick_ns + phase_ns if tick_ns else at_ns
-        return round(self.base_j * 1000) + math.floor(self.energy_pj(0, ticked_ns) / 10**9)
+        return round(self.base_j * 1000) + math.floor(self.seen_pj(max(ticked_ns, 0), load) / 10**9)
 
     def lines(self, index: int) -> list[str]:
         """Return its lines of the control file."""
         numbers = {
             "repeat": int(self.repeat), "tick_ns": to_ns(self.tick_s), "tick_phase_ns": to_ns(self.tick_phase_s),
             "base_mj": round(self.base_j * 1000), "freeze_ns": -1 if self.freeze_s is None else to_ns(self.freeze_s),
+            "idle_mw": -1 if self.idle_w is None else to_mw(self.idle_w),
+            "sample_period_ns": to_ns(self.sample_period_s), "sample_on_ns": to_ns(self.sample_on_s),
             **self.numbers,
         }
         return [
@@ -229,6 +306,7 @@ class SimulatedGpu:
             start_ns: reading of the clock at device time 0.
         """
         self.file = folder / "simulated-gpu.txt"
+        self.load_file = folder / "simulated-gpu.txt.load"
         self.gpus = gpus
         self.scale = scale
         self._read_ns = time.time_ns if clock == "realtime" else time.monotonic_ns
@@ -236,6 +314,10 @@ class SimulatedGpu:
         self._clock = clock
         self._now_s = now_s
         self._faults = faults
+        # Another file than one that a former machine left here, so that the library starts to read it again.
+        empty = self.load_file.with_suffix(".partial")
+        empty.write_bytes(b"")
+        empty.replace(self.load_file)
         self.write()
 
     def text(self, *, now_s: float | None = None) -> str:
@@ -263,6 +345,12 @@ class SimulatedGpu:
         self.gpus = tuple(replace(gpu, **changes) for gpu in self.gpus)  # type: ignore[arg-type]
         self.write()
 
+    def load(self, kind: Literal["on", "off"], at_s: float) -> None:
+        """Append an event at a device time to the load file."""
+        at_ns = to_ns(at_s) if self._clock == "manual" else self.start_ns + to_ns(at_s) // self.scale
+        with self.load_file.open("ab", buffering=0) as file:
+            file.write(b"%s %d\n" % (kind.encode(), at_ns))
+
     def device_ns(self, clock_ns: int) -> int:
         """Return the device time of a reading of the clock."""
         return (clock_ns - self.start_ns) * self.scale
@@ -273,17 +361,25 @@ class SimulatedGpu:
 
     def environment(self) -> dict[str, str]:
         """Return what a process needs in its environment to see these GPUs and no others."""
-        found = os.environ.get("LD_LIBRARY_PATH")
-        folders = [str(library().parent), *([found] if found else [])]
-        return {VARIABLE: str(self.file), "LD_LIBRARY_PATH": os.pathsep.join(folders)}
+        return {VARIABLE: str(self.file), "LD_LIBRARY_PATH": search_path(library(), os.environ)}
 
 
-def compilers() -> list[list[str]]:
-    """Return the C compilers of this machine, and last the one of the wheel `ziglang`."""
+def search_path(built: Path, inherited: Mapping[str, str]) -> str:
+    """Return a library search path that finds the built library before any other."""
+    return os.pathsep.join([str(built.parent), *([inherited["LD_LIBRARY_PATH"]] if inherited.get("LD_LIBRARY_PATH") else [])])
+
+
+def compilers_at_hand() -> list[list[str]]:
+    """Return the C compilers of this machine, and last the one of the wheel `ziglang`; may be none."""
     found = [[path] for name in ("cc", "gcc", "clang") if (path := shutil.which(name))]
     if importlib.util.find_spec("ziglang"):
         found.append([sys.executable, "-m", "ziglang", "cc"])
-    return found or [_fetched_compiler()]
+    return found
+
+
+def compilers() -> list[list[str]]:
+    """Return the C compilers of this machine, or one that is fetched."""
+    return compilers_at_hand() or [_fetched_compiler()]
 
 
 def _fetched_compiler() -> list[str]:

@@ -11,11 +11,24 @@
  *     segment 500000000 100000 100000     half a second of 100 W
  *     segment 500000000 700000 100000     half a second falling from 700 W to 100 W
  *     span reset 60000000000 -1 0 0 -     KIND FROM TO A B NAME, TO -1: for ever
+ *     idle_mw 70000              the trace's power holds only while the machine is loaded, else this one
+ *     sample_period_ns 100000000, sample_on_ns 25000000   power is looked at only over the first part of each period
  *
- * Energies are integers throughout (__int128), so the counter is the exact integral, rounded down to a millijoule.
+ * When the machine is loaded stands in the file of the same name with `.load` behind it, which only grows: lines
+ * `on NS` and `off NS`, each appended by a single write, where NS is a reading of the control file's clock (of a manual
+ * clock: device time). A line that arrives late must not make the counter step back, so the rule is: an event counts
+ * from its own time, but not before the one in the line above, and not before the latest call that this process has
+ * answered. Before the first event the machine is not loaded.
+ *
+ * With sparse sampling, counter and power see the mean power of each period's sampled part, from the end of that part
+ * until the end of the next one; until the first such end they see all.
+ *
+ * Energies are integers throughout (__int128), so the counter is the exact integral, rounded down to a millijoule; a
+ * ramp's end, an event and a sampled part may each lose less than a picojoule.
  * Layouts and error codes: nvml.h of the CUDA toolkit 13, and pynvml.py of nvidia-ml-py 13.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -36,6 +49,7 @@ __extension__ typedef __int128 wide_t;
 #define NUMBERS(X) \
     X(clock_ns, 0) X(scale, 1) X(now_ns, 0) \
     X(repeat, 1) X(tick_ns, 100000000) X(tick_phase_ns, 0) X(base_mj, 1000000000) X(freeze_ns, -1) \
+    X(idle_mw, -1) X(sample_period_ns, 0) X(sample_on_ns, 0) \
     X(architecture, 9) X(c2c, -1) X(mig, 0) X(persistence, 1) X(ecc, 1) X(ecc_corrected, 0) X(ecc_uncorrected, 0) \
     X(limit_mw, 700000) X(default_limit_mw, 700000) X(min_limit_mw, 100000) X(max_limit_mw, 700000) \
     X(sm_mhz, 1980) X(memory_mhz, 2619) X(max_sm_mhz, 1980) X(max_memory_mhz, 2619) \
@@ -53,7 +67,11 @@ struct thing {
     struct segment *segments;
     struct span *spans;
     size_t segment_count, span_count;
+    /* Grown as they are needed: energy before each event of the load, and energy of all sampled parts before each one. */
+    wide_t *before_event, *before_sample;
+    size_t event_count, sample_count;
 };
+struct event { int64_t clock_ns; int on; };
 static struct {
     struct thing things[MAX_GPUS + 1];
     int gpu_count;
@@ -61,6 +79,20 @@ static struct {
     int manual;
     struct stat seen;
 } state;
+/* The events of the `.load` file, at the times from which they count. */
+static struct {
+    char path[4096];
+    dev_t device;
+    ino_t inode;
+    off_t read;
+    struct event *events;
+    size_t count;
+    int64_t answered_ns;
+    /* The clock that the times are readings of; with another one all starts again. */
+    int64_t clock_ns;
+    clockid_t clock;
+    int manual;
+} load = {.answered_ns = INT64_MIN};
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int users;
 
@@ -107,14 +139,99 @@ static int64_t instant_mw(const struct thing *gpu, int64_t t_ns) {
     return here->from_mw + (int64_t)((wide_t)(here->to_mw - here->from_mw) * into_ns / here->duration_ns);
 }
 
-/* NVML: PowerUsage is the mean of the last second on Ampere and newer, field 185 always. */
-static int64_t average_mw(const struct thing *gpu, int64_t t_ns) {
-    int64_t width_ns = t_ns < SECOND_NS ? t_ns : SECOND_NS;
-    if (width_ns <= 0) return instant_mw(gpu, t_ns);
-    return (int64_t)((integral(gpu, t_ns) - integral(gpu, t_ns - width_ns)) / (2 * (wide_t)width_ns));
+static void *grown(void *old, size_t bytes) {
+    void *new = realloc(old, bytes);
+    if (new == NULL) abort();
+    return new;
 }
 
-static int64_t counter_mj(const struct thing *gpu, int64_t t_ns) {
+/* Device time of a reading of the clock, not before 0. */
+static int64_t device_ns(int64_t clock_ns) {
+    const struct thing *machine = &state.things[0];
+    int64_t t_ns = state.manual ? clock_ns : (clock_ns - machine->clock_ns) * machine->scale;
+    return t_ns < 0 ? 0 : t_ns;
+}
+
+/* Events that count at a device time. */
+static size_t events_until(int64_t t_ns) {
+    size_t low = 0, high = load.count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (device_ns(load.events[middle].clock_ns) <= t_ns) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+/* Twice the picojoules between two device times with no event between them; `events` lie before. */
+static wide_t between(const struct thing *gpu, size_t events, int64_t from_ns, int64_t to_ns) {
+    if (events && load.events[events - 1].on) return integral(gpu, to_ns) - integral(gpu, from_ns);
+    return 2 * (wide_t)gpu->idle_mw * (to_ns - from_ns);
+}
+
+/* Twice the picojoules that the GPU has truly used since device time 0. */
+static wide_t used(struct thing *gpu, int64_t t_ns) {
+    if (gpu->idle_mw < 0) return integral(gpu, t_ns);
+    if (t_ns <= 0) return 0;
+    if (gpu->event_count < load.count) gpu->before_event = grown(gpu->before_event, load.count * sizeof(wide_t));
+    for (size_t i = gpu->event_count; i < load.count; i++) {
+        int64_t from_ns = i ? device_ns(load.events[i - 1].clock_ns) : 0;
+        gpu->before_event[i] = (i ? gpu->before_event[i - 1] : 0) +
+                               between(gpu, i, from_ns, device_ns(load.events[i].clock_ns));
+    }
+    gpu->event_count = load.count;
+    size_t events = events_until(t_ns);
+    if (events == 0) return between(gpu, 0, 0, t_ns);
+    return gpu->before_event[events - 1] + between(gpu, events, device_ns(load.events[events - 1].clock_ns), t_ns);
+}
+
+static int sparse(const struct thing *gpu, int64_t t_ns) {
+    return gpu->sample_period_ns > 0 && t_ns >= gpu->sample_on_ns;
+}
+
+/* The last sampled part that has ended; `before_sample` then holds that one's energy and those before it. */
+static size_t last_sample(struct thing *gpu, int64_t t_ns) {
+    size_t last = (size_t)((t_ns - gpu->sample_on_ns) / gpu->sample_period_ns);
+    if (gpu->sample_count >= last + 2) return last;
+    gpu->before_sample = grown(gpu->before_sample, (last + 2) * sizeof(wide_t));
+    gpu->before_sample[0] = 0;
+    for (size_t i = gpu->sample_count ? gpu->sample_count - 1 : 0; i <= last; i++) {
+        int64_t from_ns = (int64_t)i * gpu->sample_period_ns;
+        gpu->before_sample[i + 1] =
+            gpu->before_sample[i] + used(gpu, from_ns + gpu->sample_on_ns) - used(gpu, from_ns);
+    }
+    gpu->sample_count = last + 2;
+    return last;
+}
+
+/* Twice the picojoules since device time 0 as the board's own sensor sees them. */
+static wide_t seen(struct thing *gpu, int64_t t_ns) {
+    if (!sparse(gpu, t_ns)) return used(gpu, t_ns);
+    size_t last = last_sample(gpu, t_ns);
+    int64_t since_ns = t_ns - gpu->sample_on_ns - (int64_t)last * gpu->sample_period_ns;
+    const wide_t *sum = gpu->before_sample;
+    wide_t extended = sum[last] * gpu->sample_period_ns + (sum[last + 1] - sum[last]) * since_ns;
+    return used(gpu, gpu->sample_on_ns) + extended / gpu->sample_on_ns;
+}
+
+static int64_t power_mw(struct thing *gpu, int64_t t_ns) {
+    if (sparse(gpu, t_ns)) {
+        size_t last = last_sample(gpu, t_ns);
+        return (int64_t)((gpu->before_sample[last + 1] - gpu->before_sample[last]) / (2 * (wide_t)gpu->sample_on_ns));
+    }
+    if (gpu->idle_mw < 0) return instant_mw(gpu, t_ns);
+    size_t events = events_until(t_ns < 0 ? 0 : t_ns);
+    return events && load.events[events - 1].on ? instant_mw(gpu, t_ns) : gpu->idle_mw;
+}
+
+/* NVML: PowerUsage is the mean of the last second on Ampere and newer, field 185 always. */
+static int64_t average_mw(struct thing *gpu, int64_t t_ns) {
+    int64_t width_ns = t_ns < SECOND_NS ? t_ns : SECOND_NS;
+    if (width_ns <= 0) return power_mw(gpu, t_ns);
+    return (int64_t)((seen(gpu, t_ns) - seen(gpu, t_ns - width_ns)) / (2 * (wide_t)width_ns));
+}
+
+static int64_t counter_mj(struct thing *gpu, int64_t t_ns) {
     if (gpu->freeze_ns >= 0 && t_ns > gpu->freeze_ns) t_ns = gpu->freeze_ns;
     if (t_ns < 0) t_ns = 0;
     int64_t reset_ns = -1;
@@ -125,7 +242,7 @@ static int64_t counter_mj(const struct thing *gpu, int64_t t_ns) {
     /* The counter shows what it held at its last tick; ticks lie at tick_phase_ns + n x tick_ns. */
     int64_t since_ns = t_ns - gpu->tick_phase_ns, late_ns = gpu->tick_ns > 0 ? since_ns % gpu->tick_ns : 0;
     t_ns -= late_ns < 0 ? late_ns + gpu->tick_ns : late_ns;
-    wide_t twice = integral(gpu, t_ns > reset_ns ? t_ns : reset_ns) - integral(gpu, reset_ns);
+    wide_t twice = seen(gpu, t_ns > reset_ns ? t_ns : reset_ns) - seen(gpu, reset_ns);
     return (reset_ns < 0 ? gpu->base_mj : 0) + (int64_t)(twice / (2 * (wide_t)SECOND_NS));
 }
 
@@ -134,6 +251,8 @@ static int64_t counter_mj(const struct thing *gpu, int64_t t_ns) {
 static void clear(struct thing *thing, const char *name) {
     free(thing->segments);
     free(thing->spans);
+    free(thing->before_event);
+    free(thing->before_sample);
     memset(thing, 0, sizeof *thing);
     NUMBERS(ASSIGN)
     snprintf(thing->name, sizeof thing->name, "%s", name);
@@ -151,17 +270,13 @@ static int add_segment(struct thing *thing, struct segment new) {
         new.start_ns = last->start_ns + last->duration_ns;
         new.before = last->before + twice_pj(last, last->duration_ns);
     }
-    struct segment *grown = realloc(thing->segments, (thing->segment_count + 1) * sizeof new);
-    if (grown == NULL) return 0;
-    thing->segments = grown;
+    thing->segments = grown(thing->segments, (thing->segment_count + 1) * sizeof new);
     thing->segments[thing->segment_count++] = new;
     return 1;
 }
 
 static int add_span(struct thing *thing, struct span new) {
-    struct span *grown = realloc(thing->spans, (thing->span_count + 1) * sizeof new);
-    if (grown == NULL) return 0;
-    thing->spans = grown;
+    thing->spans = grown(thing->spans, (thing->span_count + 1) * sizeof new);
     thing->spans[thing->span_count++] = new;
     return 1;
 }
@@ -231,16 +346,73 @@ static int reread(void) {
     int good = 1;
     while (good && fgets(line, sizeof line, file)) good = parse_line(line);
     fclose(file);
+    for (int i = 1; good && i <= state.gpu_count; i++)
+        if (state.things[i].sample_period_ns > 0) {
+            good = 0 < state.things[i].sample_on_ns && state.things[i].sample_on_ns <= state.things[i].sample_period_ns;
+            if (!good) snprintf(line, sizeof line, "sample_on_ns is not above 0 and up to sample_period_ns");
+        }
     return good ? SUCCESS : complain(line, path);
+}
+
+/* --- the load file ------------------------------------------------------------------------------------------- */
+
+static void forget_load(void) {
+    for (int i = 1; i <= state.gpu_count; i++) state.things[i].event_count = state.things[i].sample_count = 0;
+    load.count = 0, load.read = 0, load.answered_ns = INT64_MIN;
+}
+
+static void add_event(int64_t clock_ns, int on) {
+    int64_t earliest_ns = load.count ? load.events[load.count - 1].clock_ns : INT64_MIN;
+    if (load.answered_ns > earliest_ns) earliest_ns = load.answered_ns;
+    load.events = grown(load.events, (load.count + 1) * sizeof *load.events);
+    load.events[load.count++] = (struct event){clock_ns > earliest_ns ? clock_ns : earliest_ns, on};
+}
+
+static int read_lines(FILE *file) {
+    char line[64], word[8], more;
+    long long ns;
+    fseeko(file, load.read, SEEK_SET);
+    while (fgets(line, sizeof line, file)) {
+        /* The rest of a line that is still being written comes with the next call. */
+        int whole = strchr(line, '\n') != NULL;
+        if (!whole && strlen(line) + 1 < sizeof line) return SUCCESS;
+        if (!whole || sscanf(line, "%7s %lld %c", word, &ns, &more) != 2 || (strcmp(word, "on") && strcmp(word, "off")))
+            return complain(line, load.path);
+        add_event(ns, strcmp(word, "on") == 0);
+        load.read += (off_t)strlen(line);
+    }
+    return SUCCESS;
+}
+
+static int read_load(void) {
+    char path[sizeof load.path];
+    struct stat now;
+    snprintf(path, sizeof path, "%s.load", getenv("JOULEBOARD_SIMULATED_GPU"));
+    int same_clock = load.manual == state.manual && load.clock == state.clock && load.clock_ns == state.things[0].clock_ns;
+    if (strcmp(path, load.path) != 0 || !same_clock) {
+        forget_load();
+        strcpy(load.path, path);
+        load.inode = 0, load.manual = state.manual, load.clock = state.clock, load.clock_ns = state.things[0].clock_ns;
+    }
+    if (stat(path, &now) != 0) return errno == ENOENT ? SUCCESS : complain("cannot be read", path);
+    if (load.inode != 0 && (now.st_ino != load.inode || now.st_dev != load.device || now.st_size < load.read))
+        forget_load();
+    load.inode = now.st_ino, load.device = now.st_dev;
+    if (now.st_size == load.read) return SUCCESS;
+    FILE *file = fopen(path, "re");
+    if (file == NULL) return complain("cannot be read", path);
+    int result = read_lines(file);
+    fclose(file);
+    return result;
 }
 
 /* --- entering a call ----------------------------------------------------------------------------------------- */
 
-static int64_t device_time_ns(void) {
+static int64_t clock_reading_ns(void) {
     if (state.manual) return state.things[0].now_ns;
     struct timespec now;
     clock_gettime(state.clock, &now);
-    return ((int64_t)now.tv_sec * SECOND_NS + now.tv_nsec - state.things[0].clock_ns) * state.things[0].scale;
+    return (int64_t)now.tv_sec * SECOND_NS + now.tv_nsec;
 }
 
 /* The next span of a kind, after `last`, that lies over a moment. */
@@ -263,7 +435,11 @@ static int enter(const char *function, const void *handle, int wants_gpu, struct
     pthread_mutex_lock(&lock);
     int result = reread();
     if (result != SUCCESS) return result;
-    *now_ns = device_time_ns();
+    result = read_load();
+    if (result != SUCCESS) return result;
+    int64_t reading_ns = clock_reading_ns();
+    if (reading_ns > load.answered_ns) load.answered_ns = reading_ns;
+    *now_ns = state.manual ? reading_ns : (reading_ns - state.things[0].clock_ns) * state.things[0].scale;
     result = declared_failure(&state.things[0], function, *now_ns);
     if (result != SUCCESS) return result;
     if (users == 0 && strncmp(function, "nvmlInit", 8) != 0) return UNINITIALIZED;
@@ -343,14 +519,14 @@ int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *out) {
 }
 
 int nvmlDeviceGetPowerUsage(void *device, unsigned *out) {
-    DEVICE(*out = (unsigned)(gpu->architecture >= AMPERE ? average_mw(gpu, now_ns) : instant_mw(gpu, now_ns)));
+    DEVICE(*out = (unsigned)(gpu->architecture >= AMPERE ? average_mw(gpu, now_ns) : power_mw(gpu, now_ns)));
 }
 
-static void fill(struct field *f, const struct thing *gpu, int64_t now_ns) {
+static void fill(struct field *f, struct thing *gpu, int64_t now_ns) {
     f->timestamp = now_ns / 1000, f->latency_us = 0, f->result = SUCCESS, f->type = VALUE_UNSIGNED;
     if (f->scope == SCOPE_MEMORY) f->result = NOT_SUPPORTED;
     else if (f->id == FIELD_POWER_AVERAGE) f->value.u = (unsigned)average_mw(gpu, now_ns);
-    else if (f->id == FIELD_POWER_INSTANT) f->value.u = (unsigned)instant_mw(gpu, now_ns);
+    else if (f->id == FIELD_POWER_INSTANT) f->value.u = (unsigned)power_mw(gpu, now_ns);
     else if (f->id == FIELD_ENERGY)
         f->type = VALUE_UNSIGNED_LONG_LONG, f->value.ull = (unsigned long long)counter_mj(gpu, now_ns);
     else f->result = NOT_SUPPORTED;

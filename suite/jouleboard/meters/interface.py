@@ -61,7 +61,8 @@ class Meter(Protocol):
 class OpenWindow:
     """A window that has begun: wall time, CPU time and energy at both ends.
 
-    Energy is begun last and ended last, so it covers about a millisecond more than the wall time: the CPU reading.
+    Energy is begun first and ended last, so it covers a few milliseconds more than the wall time and never less, also when
+    the meter takes its time to begin: one whose process died is started anew.
     """
 
     def __init__(self, meter: Meter, clock: ProcessClock | None, name: str) -> None:
@@ -69,10 +70,17 @@ class OpenWindow:
         self._meter = meter
         self._clock = clock
         self._name = name
+        meter.begin(name)
+        self._open = True
         self._started_utc = dt.datetime.now(dt.UTC)
         self._cpu_s = None if clock is None else clock.cpu_s()
         self._start_s, self._wall_s = time.perf_counter(), time.time()
-        meter.begin(name)
+
+    def abandon(self) -> None:
+        """End the window without a result: what it was opened for went wrong. Harmless on one that was closed."""
+        if self._open:
+            self._open = False
+            self._meter.end(duration_s=time.perf_counter() - self._start_s, cpu_s=None)
 
     def close(self) -> tuple[Window, tuple[Sample, ...]]:
         """End now and return the window and the device's trace.
@@ -84,6 +92,7 @@ class OpenWindow:
         cpu_s = None
         if self._clock is not None and self._cpu_s is not None:
             cpu_s = self._clock.cpu_s() - self._cpu_s
+        self._open = False
         reading = self._meter.end(duration_s=duration_s, cpu_s=cpu_s)
         if duration_s <= 0:
             raise MeterError("a window without duration", remedy="the clock went wrong: measure again")

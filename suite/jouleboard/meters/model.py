@@ -10,7 +10,8 @@ import os
 
 from jouleboard.declared import Boundary, Hardware, Method, PowerModel
 from jouleboard.errors import MeterError
-from jouleboard.records import Energy
+from jouleboard.meters.interface import Reading
+from jouleboard.records import DeviceState, Energy
 
 
 def estimate_j(model: PowerModel, *, cores: int, duration_s: float, cpu_s: float) -> float:
@@ -37,11 +38,20 @@ class PowerModelMeter:
         self._model = hardware.power_model
         self._cores = os.cpu_count() or 1
 
-    def begin(self) -> None:
+    def begin(self, name: str) -> None:
         """Nothing to start: everything follows from the times."""
 
-    def end(self, *, duration_s: float, cpu_s: float | None) -> Energy:
+    def end(self, *, duration_s: float, cpu_s: float | None) -> Reading:
         """Estimate the window; without CPU time (an idle window) only idle power counts."""
         joules = estimate_j(self._model, cores=self._cores, duration_s=duration_s, cpu_s=cpu_s or 0.0)
-        return Energy(method=self.method, boundary=self.boundary, measured_j=None, domains_j={}, estimate_j=joules,
-                      estimate_relative_uncertainty=self._model.relative_uncertainty)
+        return Reading(energy=Energy(
+            method=self.method, boundary=self.boundary, measured_j=None, domains_j={}, estimate_j=joules,
+            estimate_relative_uncertainty=self._model.relative_uncertainty,
+        ))
+
+    def state(self) -> DeviceState | None:
+        """No device speaks here."""
+        return None
+
+    def close(self) -> None:
+        """Nothing to end."""

@@ -1,22 +1,30 @@
-"""Method `gpu_counter`: Zeus on the energy counter of NVIDIA GPUs.
+"""Zeus: the energy counters of NVIDIA and AMD GPUs, opened with care.
 
 Zeus is only trusted with explicit GPU indices: without a GPU, with an empty `CUDA_VISIBLE_DEVICES` or after a failed NVML
-start its monitor constructs all the same and answers 0 J (verified with zeus 0.16), so every reading is checked.
+start its monitor constructs all the same and answers 0 J (verified with zeus 0.16), so every reading is checked. Its own
+power monitors are never started: with an unknown period they poll without pause, and they outlive a killed parent.
+
+AMD GPUs were never measured with this code: none was at hand. Tests put fakes in the place of Zeus's AMD classes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from jouleboard.declared import Boundary, Method
+from jouleboard.declared import Sensor
 from jouleboard.errors import MeterError
-from jouleboard.records import Energy
+from jouleboard.meters import reasons
+from jouleboard.meters.gpu import Quick, Slow, total
+from jouleboard.meters.reasons import SensorError
+from jouleboard.records import DeviceState
 
 _WINDOW = "jouleboard"
 _REMEDY = "run `jouleboard doctor` to see what can be measured here"
+MANAGERS: dict[Sensor, str] = {"nvml": "NVIDIAGPUs", "amdsmi": "AMDGPUs"}
+"""Class of Zeus's GPU manager for each sensor. Zeus takes NVML wherever it starts, whatever was meant."""
 
 
 class Measurement(Protocol):
@@ -35,71 +43,71 @@ class Monitor(Protocol):
         """End it."""
 
 
-class ZeusGpuMeter:
-    """Joules of one or more GPUs from their own counters."""
+class ZeusCounter:
+    """Joules of GPUs from their own counters, through a Zeus monitor."""
 
-    method: Method = "gpu_counter"
-    boundary: Boundary = "gpu"
-
-    def __init__(self, gpu_indices: tuple[int, ...], *, monitor: Monitor | None = None) -> None:
-        """Open the GPUs.
+    def __init__(
+        self, gpu_indices: Sequence[int], monitor: Monitor, *, failures: tuple[type[Exception], ...] = ()
+    ) -> None:
+        """Keep the monitor.
 
         Args:
             gpu_indices: which GPUs, never empty.
-            monitor: what Zeus would make; tests pass one of their own.
+            monitor: made by `open_monitor`; tests pass one of their own.
+            failures: what it raises when a device or its driver fails.
 
         Raises:
-            MeterError: no such GPU, no NVML, a GPU that CUDA_VISIBLE_DEVICES hides, or one in MIG mode.
+            MeterError: no GPU was named: Zeus would then take all it finds, or none.
         """
         if not gpu_indices:
             raise MeterError("no GPU was named", field="count", remedy=_REMEDY)
-        self._indices = gpu_indices
-        self._monitor = monitor if monitor is not None else _open(gpu_indices)
-        self._failures = () if monitor is not None else _failures()
+        self._indices = tuple(gpu_indices)
+        self._monitor = monitor
+        self._failures = failures
         self._count = itertools.count()
-        self._window = _WINDOW
+        self._window: str | None = None
 
     def begin(self) -> None:
         """Begin a window. The worker has synchronised its device, this process has none to synchronise.
 
         Raises:
-            MeterError: a counter cannot be read: the GPU is lost, or NVML is gone.
+            SensorError: a counter cannot be read: the GPU is lost, or NVML is gone.
         """
         # A new name each time: Zeus refuses to open a window again that an interrupted trial left open.
-        self._window = f"{_WINDOW}-{next(self._count)}"
-        with _as_meter_error("a window cannot begin", self._failures):
-            self._monitor.begin_window(self._window, sync_execution=False)
+        window = f"{_WINDOW}-{next(self._count)}"
+        self._window = None
+        with self._as_fault():
+            self._monitor.begin_window(window, sync_execution=False)
+        self._window = window
 
-    def end(self, *, duration_s: float, cpu_s: float | None) -> Energy:  # noqa: ARG002 - the counter knows
-        """Return the counters' joules.
+    def end(self) -> dict[str, float]:
+        """Return the counters' joules by domain; whether they can be true is for the caller to judge.
 
         Raises:
-            MeterError: a counter cannot be read, a GPU is missing from the reading, or its energy is zero, negative
-                or not a number.
+            SensorError: the window never began, a counter cannot be read, or a GPU is missing from the reading.
         """
-        with _as_meter_error("the window has no end", self._failures):
+        if self._window is None:
+            raise SensorError("not-begun", "the counter could not be read at its start")
+        with self._as_fault():
             reading = self._monitor.end_window(self._window, sync_execution=False)
-        domains: dict[str, float] = {}
+        self._window = None
+        found: dict[str, float] = {}
         for index in self._indices:
             joules = reading.gpu_energy.get(index)
             if joules is None:
-                raise MeterError(f"Zeus gave no reading for GPU {index}", remedy=_REMEDY)
-            if not 0 < joules < float("inf"):
-                raise MeterError(f"GPU {index}: {joules} J in {duration_s:.3f} s cannot be true", remedy=_REMEDY)
-            domains[f"gpu{index}"] = float(joules)
-        return Energy(method=self.method, boundary=self.boundary, measured_j=sum(domains.values()),
-                      domains_j=domains, estimate_j=None, estimate_relative_uncertainty=None)
+                raise SensorError("counter-missing", f"Zeus gave no reading for GPU {index}")
+            found[f"gpu{index}"] = float(joules)
+        return found
+
+    @contextlib.contextmanager
+    def _as_fault(self) -> Iterator[None]:
+        try:
+            yield
+        except self._failures as error:
+            raise reasons.of_error(error) from error
 
 
-@contextlib.contextmanager
-def _as_meter_error(what: str, failures: tuple[type[Exception], ...]) -> Iterator[None]:
-    try:
-        yield
-    except failures as error:
-        raise MeterError(f"{what}: {error} ({type(error).__name__})", remedy=_REMEDY) from error
-
-
-def _failures() -> tuple[type[Exception], ...]:
+def failures() -> tuple[type[Exception], ...]:
     """Return what Zeus and NVML raise when a device or the driver fails."""
     import pynvml  # noqa: PLC0415 - both are there: Zeus was just opened
     from zeus.exception import ZeusBaseError  # noqa: PLC0415
@@ -107,33 +115,118 @@ def _failures() -> tuple[type[Exception], ...]:
     return (ZeusBaseError, pynvml.NVMLError)
 
 
-def _open(gpu_indices: tuple[int, ...]) -> Monitor:
+def open_gpus(gpu_indices: Sequence[int], sensor: Sensor) -> list[Any]:
+    """Return Zeus's objects of the GPUs, in the order of `CUDA_VISIBLE_DEVICES`; nothing is measured yet.
+
+    Raises:
+        MeterError: no such GPU, no NVML, a GPU that CUDA_VISIBLE_DEVICES hides, or GPUs of the other vendor.
+    """
+    if not gpu_indices:
+        raise MeterError("no GPU was named", field="count", remedy=_REMEDY)
+    if sensor == "nvml":
+        _require_nvml(max(gpu_indices))
+    from zeus.device import get_gpus  # noqa: PLC0415 - takes seconds to import
+
+    # ValueError and IndexError: what Zeus raises for a GPU that CUDA_VISIBLE_DEVICES hides.
+    with _as_refusal((*failures(), ValueError, IndexError)):
+        manager: Any = get_gpus()
+        if type(manager).__name__ != MANAGERS[sensor]:
+            raise MeterError(f"Zeus finds {type(manager).__name__} here, the profile says {sensor}", field="sensor",
+                             remedy=_REMEDY)
+        return [manager.gpus[index] for index in gpu_indices]
+
+
+def _require_nvml(index: int) -> None:
     from jouleboard.meters.detect import gpus  # noqa: PLC0415 - NVML only when a GPU is asked for
 
     present = gpus()
-    if len(present.devices) <= max(gpu_indices):
-        raise MeterError(f"GPU {max(gpu_indices)} is not there ({present.reason or len(present.devices)})",
+    if len(present.devices) <= index:
+        raise MeterError(f"GPU {index} is not there ({present.reason or f'{len(present.devices)} found'})",
                          remedy=_REMEDY)
+
+
+def open_monitor(gpu_indices: Sequence[int], gpus: Sequence[Any]) -> ZeusCounter:
+    """Open a Zeus monitor on the counters of GPUs.
+
+    Args:
+        gpu_indices: which GPUs.
+        gpus: the same as `open_gpus` gave them.
+
+    Raises:
+        MeterError: a GPU has no counter, or none that Zeus trusts.
+    """
     from zeus.monitor import ZeusMonitor  # noqa: PLC0415 - takes seconds to import
 
-    # ValueError and IndexError: what Zeus raises for a GPU that CUDA_VISIBLE_DEVICES hides.
-    with _as_meter_error("Zeus does not see the GPU (CUDA_VISIBLE_DEVICES?)", (*_failures(), ValueError, IndexError)):
+    with _as_refusal((*failures(), ValueError, IndexError)):
+        for index, gpu in zip(gpu_indices, gpus, strict=True):
+            if not gpu.supports_get_total_energy_consumption():
+                # Zeus would start a process that polls without pause, and integrate what that sees.
+                raise MeterError(f"GPU {index} has no energy counter", field="method",
+                                 remedy="declare the method `gpu_integral` in its profile")
         # cpu_indices=[]: host energy is a domain of its own, never added to the GPU's in silence.
-        monitor: Any = ZeusMonitor(gpu_indices=list(gpu_indices), cpu_indices=[], approx_instant_energy=False)
-        _refuse_mig(monitor, gpu_indices)
-    return monitor  # type: ignore[no-any-return]
+        monitor = ZeusMonitor(gpu_indices=list(gpu_indices), cpu_indices=[], approx_instant_energy=False)
+    return ZeusCounter(gpu_indices, monitor, failures=failures())
 
 
-def _refuse_mig(monitor: Any, gpu_indices: tuple[int, ...]) -> None:
-    """Refuse a GPU in MIG mode: its counter holds the joules of all its slices, and Zeus says nothing."""
-    import pynvml  # noqa: PLC0415
+@contextlib.contextmanager
+def _as_refusal(kinds: tuple[type[Exception], ...]) -> Iterator[None]:
+    try:
+        yield
+    except kinds as error:
+        raise MeterError(f"Zeus does not see the GPU (CUDA_VISIBLE_DEVICES?): {error} ({type(error).__name__})",
+                         remedy=_REMEDY) from error
 
-    for index in gpu_indices:
-        try:
-            # Zeus's handle: its indices follow CUDA_VISIBLE_DEVICES, NVML's do not.
-            current, pending = pynvml.nvmlDeviceGetMigMode(monitor.gpus.gpus[index].handle)
-        except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
-            continue
-        if pynvml.NVML_DEVICE_MIG_ENABLE in {current, pending}:
-            raise MeterError(f"GPU {index} is in MIG mode: the energy of a slice cannot be told from the whole GPU's",
-                             remedy="switch it off (nvidia-smi -i INDEX -mig 0), or measure another GPU")
+
+class ZeusDevices:
+    """GPUs read through Zeus alone: AMD. Clocks, reasons and processes are not offered there and stay None."""
+
+    def __init__(self, gpus: Sequence[Any], *, kinds: tuple[type[Exception], ...] | None = None) -> None:
+        """Keep Zeus's objects.
+
+        Args:
+            gpus: of `open_gpus`; tests pass fakes.
+            kinds: what they raise.
+        """
+        self._gpus = tuple(gpus)
+        self._kinds = failures() if kinds is None else kinds
+
+    def _read(self, method: str) -> tuple[float | None, ...]:
+        """Read one thing of each GPU, in Zeus's unit; None where it is not supported."""
+        found: list[float | None] = []
+        for gpu in self._gpus:
+            try:
+                found.append(float(getattr(gpu, method)()))
+            except self._kinds as error:
+                fault = reasons.of_error(error)
+                if fault.code in reasons.REOPEN:
+                    raise fault from error
+                found.append(None)
+        return tuple(found)
+
+    def quick(self) -> Quick:
+        """Read power and counters."""
+        return Quick(powers_w=_thousandth(self._read("get_instant_power_usage")),
+                     counters_j=_thousandth(self._read("get_total_energy_consumption")))
+
+    def slow(self) -> Slow:
+        """Read temperature and limit."""
+        return Slow(temperature_c=_most(self._read("get_gpu_temperature")),
+                    limit_w=_least(_thousandth(self._read("get_power_management_limit"))))
+
+    def state(self) -> DeviceState:
+        """Read what Zeus offers of a device's state."""
+        slow = self.slow()
+        return DeviceState(counter_j=total(_thousandth(self._read("get_total_energy_consumption"))),
+                           temperature_c=slow.temperature_c, power_limit_w=slow.limit_w)
+
+
+def _thousandth(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
+    return tuple(None if value is None else value / 1000 for value in values)
+
+
+def _most(values: tuple[float | None, ...]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _least(values: tuple[float | None, ...]) -> float | None:
+    return min((value for value in values if value is not None), default=None)

@@ -1,0 +1,198 @@
+"""Cost of a request over the batch, as lines and points that a template draws and a table that says the same. Pure.
+
+Lines are those of the fitted models, inside the batches that each entry was probed at. Discs are measured trials of this
+workload; hollow marks are put together from probes: prefill between the two nearest prompt lengths, and the decode step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jouleboard import costmodel
+from jouleboard.axes import decades
+from jouleboard.costfit import Fit
+from jouleboard.costs import request_cost
+from jouleboard.rows import Board, Row
+
+MOST_LINES = 8
+"""More lines than this are no picture; those of least cost are drawn."""
+WIDTH, HEIGHT = 640, 350
+LEFT, RIGHT, TOP, BOTTOM = 64, 604, 16, 296
+_STEPS, _APART = 48, 17.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A labelled place on an axis, in pixels."""
+
+    value: float
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """What one request cost at a batch size, in pixels and as a value."""
+
+    batch: int
+    cost: float
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One entry."""
+
+    number: int
+    row: Row
+    path: str
+    """Corners of the line, `x,y x,y ...`."""
+    label_x: float
+    label_y: float
+    measured: tuple[Point, ...]
+    probed: tuple[Point, ...]
+    predicted: dict[int, float]
+    """Cost of a request by the model, at the batches of the table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """The whole drawing."""
+
+    curves: tuple[Curve, ...]
+    batches: tuple[int, ...]
+    """Those that were probed or measured: the ticks below, and the columns of the table."""
+    below: tuple[Mark, ...]
+    beside: tuple[Mark, ...]
+    prompt_tokens: int
+    output_tokens: int
+    beyond: tuple[str, ...]
+    """Where the lines reach outside of the prompts and contexts that were probed, in words."""
+    left_out: int
+    """Entries of the same session that have a model and no line here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scale:
+    """Both axes are logarithmic."""
+
+    batches: tuple[float, float]
+    costs: tuple[float, float]
+
+    def x(self, batch: float) -> float:
+        return LEFT + (RIGHT - LEFT) * math.log(batch / self.batches[0]) / math.log(self.batches[1] / self.batches[0])
+
+    def y(self, cost: float) -> float:
+        return BOTTOM - (BOTTOM - TOP) * math.log(cost / self.costs[0]) / math.log(self.costs[1] / self.costs[0])
+
+
+def picture(board: Board) -> Picture | None:
+    """Lay out the drawing of a board; None for `replay`, and where no entry was probed at two batch sizes."""
+    if not board.is_serving or board.prompt_tokens is None or board.output_tokens is None:
+        return None
+    request = (board.prompt_tokens, board.output_tokens)
+    known = [(row, row.cost_model) for row in (*board.ranked, *board.unranked)
+             if row.cost_model is not None and row.cost_model.knows_batches]
+    if not known:
+        return None
+    # One session: the base and what was measured beside it.
+    alike = [pair for pair in known if _session(pair[0]) == _session(known[0][0])]
+    drawn = sorted(alike, key=lambda pair: not pair[0].is_base)[:MOST_LINES]
+    measured = {row.entry: _measured(row) for row, _ in drawn}
+    probed = {row.entry: _probed(model, request) for row, model in drawn}
+    spans = {row.entry: costmodel.probed_batches(model) for row, model in drawn}
+    batches = sorted({batch for found in (*measured.values(), *probed.values()) for batch in found}
+                     | {int(end) for span in spans.values() if span.low <= span.high for end in (span.low, span.high)})
+    lines = {row.entry: costmodel.line(model, prompt=request[0], output=request[1]) for row, model in drawn}
+    costs = [cost for found in (*measured.values(), *probed.values()) for cost in found.values()]
+    costs += [lines[entry].request(end) for entry, span in spans.items() for end in (span.low, span.high)]
+    costs = [cost for cost in costs if 0 < cost < math.inf]
+    if len(batches) < 2 or not costs:  # noqa: PLR2004 - one batch is no axis
+        return None
+    scale = _Scale(batches=(batches[0], batches[-1]), costs=(min(costs) / 1.15, max(costs) * 1.15))
+    labels = _apart([scale.y(max(lines[row.entry].request(max(spans[row.entry].high, 1)), scale.costs[0]))
+                     for row, _ in drawn])
+    curves = tuple(
+        Curve(number=number, row=row, path=_path(lines[row.entry], spans[row.entry], scale),
+              label_x=scale.x(min(max(spans[row.entry].high, scale.batches[0]), scale.batches[1])) + 16, label_y=label,
+              measured=_points(measured[row.entry], scale), probed=_points(probed[row.entry], scale),
+              predicted={batch: lines[row.entry].request(batch) for batch in batches if spans[row.entry].holds(batch)})
+        for number, ((row, _), label) in enumerate(zip(drawn, labels, strict=True), start=1))
+    beyond = dict.fromkeys(words for _, model in drawn
+                           for words in costmodel.beyond(model, prompt=request[0], output=request[1]))
+    return Picture(
+        curves=curves, batches=tuple(batches), below=tuple(Mark(value=one, at=scale.x(one)) for one in batches),
+        beside=tuple(Mark(value=one, at=scale.y(one)) for one in decades(*scale.costs)), prompt_tokens=request[0],
+        output_tokens=request[1], beyond=tuple(beyond), left_out=len(alike) - len(drawn),
+    )
+
+
+def _session(row: Row) -> tuple[str, str | None]:
+    return row.report.model, row.report.session
+
+
+def _measured(row: Row) -> dict[int, float]:
+    """Mean cost of a request over the valid trials of this workload, by batch size; also those of other boards."""
+    found: dict[int, list[float]] = {}
+    for trial in row.report.trials:
+        cost = request_cost(trial, cpu_time=row.energy_is_estimate)
+        if trial.workload == row.workload and trial.batch is not None and trial.void is None and cost:
+            found.setdefault(trial.batch, []).append(cost)
+    return {batch: math.fsum(costs) / len(costs) for batch, costs in sorted(found.items())}
+
+
+def _probed(model: Fit, request: tuple[int, int]) -> dict[int, float]:
+    """Put the cost of a request together from what was probed at each batch size."""
+    found = {}
+    for batch in sorted({one.batch for one in model.residuals}):
+        prefill = {one.prompt_tokens: one.measured for one in model.residuals
+                   if (one.kind, one.batch) == ("prefill", batch)}
+        steps = [one.measured for one in model.residuals if (one.kind, one.batch) == ("decode", batch)]
+        first = _between(prefill, request[0])
+        if first is not None and steps:
+            found[batch] = (first + max(request[1] - 1, 0) * math.fsum(steps) / len(steps)) / batch
+    return found
+
+
+def _between(known: dict[int, float], wanted: int) -> float | None:
+    """Interpolate on a straight line; None outside of what is known."""
+    below, above = [one for one in known if one <= wanted], [one for one in known if one >= wanted]
+    if not below or not above:
+        return None
+    low, high = max(below), min(above)
+    share = 0.0 if high == low else (wanted - low) / (high - low)
+    return known[low] + share * (known[high] - known[low])
+
+
+def _points(found: dict[int, float], scale: _Scale) -> tuple[Point, ...]:
+    return tuple(Point(batch=batch, cost=cost, x=scale.x(batch), y=scale.y(cost)) for batch, cost in found.items())
+
+
+def _path(line: costmodel.Line, span: costmodel.Span, scale: _Scale) -> str:
+    if span.low >= span.high:
+        return ""
+    corners = []
+    for step in range(_STEPS + 1):
+        batch = span.low * (span.high / span.low) ** (step / _STEPS)
+        cost = line.request(batch)
+        if scale.costs[0] <= cost <= scale.costs[1]:
+            corners.append(f"{scale.x(batch):.1f},{scale.y(cost):.1f}")
+    return " ".join(corners)
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Move the labels at the ends of lines apart, keeping their order."""
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    found = [0.0] * len(places)
+    least = TOP
+    for index in order:
+        found[index] = least = max(places[index], least)
+        least += _APART
+    # What was pushed out at the bottom comes back up.
+    most = float(BOTTOM)
+    for index in reversed(order):
+        found[index] = most = min(found[index], most)
+        most -= _APART
+    return found

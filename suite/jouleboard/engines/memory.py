@@ -1,0 +1,183 @@
+"""Memory of a worker: whether work would fit, and the peak that it took."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel
+
+SPARE = 0.2
+"""Share of the available memory that is left alone."""
+HIDDEN_COPIES, INTERMEDIATE_COPIES, FLOAT32_COPIES = 8, 3, 3
+"""Tensors of one layer that are alive at once in a forward pass, in the model's dtype: residual, normed, query, key and value
+repeated for all heads, attention's output, its projection, the sum; gate, up and their product. The norm computes in float32."""
+FLOAT32_BYTES = 4
+OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch says of it in errors that are plain `RuntimeError`s: the allocator of the CPU, and cuBLAS."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """Estimated bytes of a prefill and the decoding behind it, the weights not counted."""
+
+    cache_bytes: int
+    logits_bytes: int
+    activation_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """The sum."""
+        return self.cache_bytes + self.logits_bytes + self.activation_bytes
+
+
+def need(model: PreTrainedModel, dtype: torch.dtype, *, batch: int, prompt_tokens: int, output_tokens: int) -> Need:
+    """Estimate what one forward pass over a batch of prompts and the decoding behind it need.
+
+    - cache: 2 (keys and values) x layers x key-value heads x head dimension x dtype bytes x batch x (prompt + output);
+    - logits: batch x vocabulary x (dtype bytes + 4), for the last position only;
+    - activations of one layer: batch x prompt x ((8 hidden + 3 intermediate) x dtype bytes + 3 hidden x 4), and with eager
+      attention its scores, batch x heads x prompt x prompt x (dtype bytes + 4).
+
+    Args:
+        model: the built variant.
+        dtype: in which it computes.
+        batch: number of sequences.
+        prompt_tokens: per sequence.
+        output_tokens: per sequence.
+    """
+    config = model.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    intermediate = int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    per_token = (
+        (HIDDEN_COPIES * config.hidden_size + INTERMEDIATE_COPIES * intermediate) * dtype.itemsize
+        + FLOAT32_COPIES * config.hidden_size * FLOAT32_BYTES
+    )
+    eager = getattr(model.config, "_attn_implementation", None) == "eager"
+    scores = batch * heads * prompt_tokens**2 * (dtype.itemsize + FLOAT32_BYTES) if eager else 0
+    return Need(
+        cache_bytes=2 * config.num_hidden_layers * kv_heads * head_dim * dtype.itemsize * batch
+        * (prompt_tokens + output_tokens),
+        logits_bytes=batch * config.vocab_size * (dtype.itemsize + FLOAT32_BYTES),
+        activation_bytes=batch * prompt_tokens * per_token + scores,
+    )
+
+
+def refusal(wanted: Need, device: torch.device) -> str | None:
+    """Say with figures why work does not fit into the memory that is available now; None when it fits."""
+    available = available_bytes(device)
+    if wanted.total_bytes <= (1 - SPARE) * available:
+        return None
+    return (
+        f"needs about {wanted.total_bytes} bytes (key-value cache {wanted.cache_bytes}, activations "
+        f"{wanted.activation_bytes}, logits {wanted.logits_bytes}), available on {device.type} are {available}, of which "
+        f"{SPARE:.0%} are left alone"
+    )
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return how many bytes can be allocated on a device now."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What torch keeps for later use counts as taken for the driver, and is free for us.
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return min([int(psutil.virtual_memory().available), *_control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
+
+
+def _control_groups(membership: Path, root: Path) -> Iterator[int]:
+    """Yield what is left below each memory limit of this process's control group and those above it (cgroup v1 and v2)."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            base, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        folder = base / path.lstrip("/")
+        # A container may see its own group as the root, whatever its path says.
+        for group in [folder, *(parent for parent in folder.parents if parent.is_relative_to(base))]:
+            left = _left(group, *names)
+            if left is not None:
+                yield left
+
+
+def _left(group: Path, limit: str, usage: str, reclaimable: str) -> int | None:
+    try:
+        allowed, used = (group / limit).read_text().strip(), int((group / usage).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    if allowed == "max":
+        return None
+    # Cached files that nobody read lately are given up first.
+    return max(0, int(allowed) - used + int(stat.get(reclaimable, 0)))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell an error of allocation from every other one."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+class Peak:
+    """The highest memory use of a worker, in stretches: allocated on the device on a GPU, else the resident set."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Begin where the process stands."""
+        self._device = device
+        self._earlier_bytes = 0
+
+    def begin(self) -> None:
+        """Begin a new stretch, and keep the peak of those before."""
+        self._earlier_bytes = self.overall_bytes()
+        self._forget()
+
+    def begin_anew(self) -> None:
+        """Begin a new stretch, and forget those before."""
+        self._earlier_bytes = 0
+        self._forget()
+
+    def stretch_bytes(self) -> int:
+        """Return the peak since the last beginning."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        return _resident_peak_bytes()
+
+    def overall_bytes(self) -> int:
+        """Return the peak over all stretches that are not forgotten."""
+        return max(self._earlier_bytes, self.stretch_bytes())
+
+    def _forget(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return
+        try:
+            # proc(5): 5 resets the peak of the resident set (VmHWM) to what it is now.
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            print("the peak of the resident set includes what was done before", file=sys.stderr)
+
+
+def _resident_peak_bytes() -> int:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,128 @@
+"""A session of trials on disk: what is measured is written at once, so that an interrupted session can go on.
+
+A window is never resumed: the one that was open when the run stopped is measured again. Windows that were closed stay, and
+the session goes on in another *piece*, on the same boot of the same machine and within half a day; otherwise a new session
+begins and all of its windows are measured anew.
+
+Layout, below `OUT/.work/<model>/`::
+
+    session.json                      the order of all trials and what is measured so far
+    trace/<recipe>/<window>.csv       the trace of each window, written before the window is listed in session.json
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from jouleboard import store, traces
+from jouleboard.declared import Count, Noun, Sha256
+from jouleboard.plan import Slot
+from jouleboard.records import Canary, Idle, Probe, ShortDigest, SkippedProbe, Trial
+
+LONGEST_S = 12 * 3600.0
+"""Over more than half a day a machine is another one: room, load and clocks change."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Held(Noun, frozen=True, kw_only=True):
+    """What one variant has of a session."""
+
+    trials: tuple[Trial, ...] = ()
+    live: Trial | None = None
+    probes: tuple[Probe, ...] = ()
+    skipped_probes: tuple[SkippedProbe, ...] = ()
+    peak_memory_bytes: Count | None = None
+
+
+class SessionState(Noun, frozen=True, kw_only=True):
+    """A session of trials so far."""
+
+    name: Sha256
+    """Names the session in every entry that comes of it."""
+    began_utc: str
+    boot: ShortDigest | None
+    configurations: dict[str, Sha256]
+    """Digest of the configuration of each variant that was alive when the session began."""
+    replay_sha256: Sha256
+    order: tuple[Slot, ...]
+    pieces: Count = 1
+    idle: tuple[Idle, ...] = ()
+    canary: tuple[Canary, ...] = ()
+    held: dict[str, Held]
+
+
+def boot_digest() -> str | None:
+    """Return the first 16 hexadecimal digits of the SHA-256 of the kernel's boot id; None where there is none."""
+    try:
+        text = BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class SessionFile:
+    """Reads and writes a session below a run's working folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Name the working folder; nothing is read yet."""
+        self._folder = folder
+        self._file = folder / "session.json"
+
+    def read(self) -> SessionState | None:
+        """Return the session that is there; None where there is none, or where it cannot be read."""
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=SessionState)
+        except (OSError, msgspec.DecodeError):
+            # Ours alone, and written whole: another version of this program left it.
+            return None
+
+    def write(self, state: SessionState) -> None:
+        """Put the session in place whole."""
+        store.write_atomic(self._file, msgspec.json.encode(state))
+
+    def remove(self) -> None:
+        """Forget the session: its entries are complete, or it cannot go on."""
+        self._file.unlink(missing_ok=True)
+
+    def write_trace(self, recipe: str, window: str, samples: Iterable[traces.Sample]) -> None:
+        """Write the trace of one window."""
+        rows = sorted(samples, key=lambda row: row.elapsed_s)
+        store.write_atomic(self._trace(recipe, window), store.joined([traces.encode(row) for row in rows]))
+
+    def traces(self, recipe: str, windows: Sequence[str]) -> list[traces.Sample]:
+        """Return the samples of the named windows of a variant, in that order."""
+        lines = [traces.HEADER]
+        for window in windows:
+            path = self._trace(recipe, window)
+            if path.is_file():
+                lines += path.read_bytes().splitlines()
+        return traces.decode(lines, file=str(self._folder / "trace"))
+
+    def _trace(self, recipe: str, window: str) -> Path:
+        return self._folder / "trace" / recipe / f"{window}.csv"
+
+
+def why_not(state: SessionState, *, configurations: Mapping[str, str], replay_sha256: str, now: dt.datetime) -> str | None:
+    """Say why a session that was interrupted cannot go on; None where it can.
+
+    Args:
+        state: the session.
+        configurations: digest of the configuration of each variant that is alive now.
+        replay_sha256: of the batches that would be replayed now.
+        now: the present, with a time zone.
+    """
+    if state.boot != boot_digest():
+        return "the machine was started again"
+    age_s = (now - dt.datetime.fromisoformat(state.began_utc)).total_seconds()
+    if not 0 <= age_s <= LONGEST_S:
+        return f"it began {age_s / 3600:.1f} hours ago"
+    if replay_sha256 != state.replay_sha256:
+        return "the batches to be replayed are others"
+    if any(state.configurations.get(name) != digest for name, digest in configurations.items()):
+        return "the variants are others"
+    return None

