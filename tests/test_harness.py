@@ -126,13 +126,31 @@ def test_tokens_are_counted_exactly_and_padding_apart(fp32, dense_model):
     assert result.computed_tokens == padded >= result.fed_tokens
 
 
-def test_a_replay_computes_the_same_outputs_each_time(fp32):
-    import torch
-
+def test_a_replay_computes_the_same_outputs_each_time(fp32, tmp_path):
     outcome, *_ = ours(fp32, "home_agent_easy", 4)
-    batches = [torch.nn.utils.rnn.pad_sequence([torch.tensor(row.tokens) for row in batch], batch_first=True)
-               for batch in outcome.batches]
-    assert fp32.replay(batches) == fp32.replay(batches)
+    file = tmp_path / "batches.json"
+    file.write_bytes(msgspec.json.encode(outcome.batches))
+    request = protocol.Replay(batches=str(file), warmup_s=0.0, window_s=0.0)
+    first, second = (fp32.replay(request, lambda: None) for _ in range(2))
+    assert first.output_sha256 == second.output_sha256
+    assert first.loops == second.loops == 1
+
+
+def test_requests_of_forced_lengths_get_the_greedy_tokens_of_transformers_generate(fp32, dense_model):
+    import hashlib
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    text = paths.data_folder("tasks") / "data/calibration.txt"
+    request = protocol.Serve(prompt_tokens=64, output_tokens=12, batch=2, text=str(text), warmup_s=0.0, window_s=0.0)
+    worked = fp32.serve(request, lambda: None)
+    ids = AutoTokenizer.from_pretrained(dense_model)(text.read_text(encoding="utf-8"))["input_ids"]
+    prompts = torch.tensor([ids[:64], ids[len(ids) // 2:][:64]])
+    model = AutoModelForCausalLM.from_pretrained(dense_model, dtype=torch.float32)
+    tokens = model.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, max_new_tokens=12,
+                            min_new_tokens=12, eos_token_id=None, pad_token_id=0)[:, 64:]
+    assert worked.output_sha256 == hashlib.sha256(tokens.to(torch.int32).contiguous().numpy().tobytes()).hexdigest()
 
 
 def test_the_quality_of_a_withheld_task_is_null_and_its_items_are_kept(fp32):

@@ -167,8 +167,17 @@ import pynvml
 from zeus.monitor import PowerMonitor
 from jouleboard.meters.integral import integrate_j
 
+def patient(attempts):
+    # Zeus gives its poller ten seconds to start, which a busy machine may take to import it.
+    try:
+        return PowerMonitor(gpu_indices=[0], update_period=0.1, power_domains=["device_instant"])
+    except RuntimeError:
+        if attempts <= 1:
+            raise
+        return patient(attempts - 1)
+
 if __name__ == "__main__":
-    naive = PowerMonitor(gpu_indices=[0], update_period=0.1)
+    naive = patient(5)
     pynvml.nvmlInit()
     handle = pynvml.nvmlDeviceGetHandleByIndex(0)
     times, powers = [], []

@@ -18,10 +18,10 @@ import msgspec
 import pytest
 from lxml import etree, html
 
-from jouleboard import charts, publish
+from jouleboard import charts, chartstyle, publish, rank
 from jouleboard.errors import JouleboardError
 from jouleboard.paths import data_folder
-from jouleboard.records import Gate
+from jouleboard.records import Canary, Gate, SkippedProbe
 from jouleboard.rows import Board
 from tests import factory
 
@@ -33,7 +33,7 @@ HOSTILE = (
     "\u202eevil\u2066 \x00 \ud800 &amp; https://evil.example/"
 )
 # Names that `rank` makes and that become paths, and words that the schema itself limits.
-KEPT = {"entry", "key", "digest", "created_utc"}
+KEPT = {"entry", "key", "digest", "created_utc", "workload"}
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +58,77 @@ def joule_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def rule(name: str, subject: str, status: str = "fail", **fields: Any) -> Gate:
+    """Make a gate."""
+    return Gate(**({"name": name, "subject": subject, "status": status, "value": 0.5, "limit": 0.25, "code": "a-code",
+                    "reason": f"figures of {name}"} | fields))
+
+
+def marked(entry: factory.Entry, **fields: Any) -> factory.Entry:
+    """Give the entry with other fields in its report."""
+    return dataclasses.replace(entry, name=fields.pop("name", entry.name),
+                               report=msgspec.structs.replace(entry.report, **fields))
+
+
+def serving(**how: Any) -> list[factory.Entry]:
+    """A family with serving cells, of which the last entry has a void trial, gates, a skipped probe, a live eval, canaries."""
+    *others, last = factory.serving_family(n=20, **how)
+    watts = 200.0 if how.get("joules") else None
+    first, *rest = last.report.trials
+    gates = (*(rule("throttle", f"trial-{n}", "fail" if n == 3 else "pass") for n in range(70)),
+             rule("repeats", "agent-b1", "unverified", code="provisional-repeats"), rule("idle", "session", "not-applicable"))
+    canary = tuple(Canary(when=when, model="canary-1", tokens=100, output_sha256=factory.sha("song"),
+                          window=factory.window(5, cpu_s, measured_w=watts, name=f"canary-{when}"))
+                   for when, cpu_s in (("before", 8.0), ("after", 8.4)))
+    return [*others, marked(
+        last, gates=gates, trials=(msgspec.structs.replace(first, void="throttled: hot"), *rest), canary=canary,
+        skipped_probes=(SkippedProbe(kind="prefill", batch=64, prompt_tokens=4096, output_tokens=0, reason="does not fit"),),
+        live=factory.trial(900, workload="live", measured_w=watts, cpu_s_per_ktoken=5.0))]
+
+
+def simulated(entries: list[factory.Entry]) -> list[factory.Entry]:
+    """The same entries as from a simulated device."""
+    def window(part: Any) -> Any:
+        energy = msgspec.structs.replace(part.window.energy, method="simulated")
+        return msgspec.structs.replace(part, window=msgspec.structs.replace(part.window, energy=energy))
+
+    def all_of(parts: Any) -> Any:
+        return tuple(window(part) for part in parts)
+
+    return [marked(entry, name=f"sim/{entry.name}", method="simulated", trials=all_of(entry.report.trials),
+                   probes=all_of(entry.report.probes), idle=all_of(entry.report.idle), canary=all_of(entry.report.canary),
+                   live=None if entry.report.live is None else window(entry.report.live),
+                   build=msgspec.structs.replace(entry.report.build, energy=msgspec.structs.replace(
+                       entry.report.build.energy, method="simulated")))
+            for entry in entries]
+
+
+@pytest.fixture(scope="module")
+def serving_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site of serving cells on a CPU, from `rank` itself."""
+    out = tmp_path_factory.mktemp("serving") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        no_drawing(patch)
+        publish.publish(rank.boards(serving()), out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def simulated_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site of a simulated device alone."""
+    out = tmp_path_factory.mktemp("simulated") / "out"
+    publish.publish(rank.boards(simulated(serving(joules=True, batches=(1,)))), out)
+    return out
+
+
+def no_drawing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(charts, "quality_cost", lambda *_args, **_kwargs: '<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+
 @pytest.fixture
 def quick_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw an empty picture, for tests that are not about charts."""
-    monkeypatch.setattr(charts, "quality_cost", lambda *_args, **_kwargs: '<svg xmlns="http://www.w3.org/2000/svg"/>')
+    no_drawing(monkeypatch)
 
 
 def pages(site: Path) -> dict[str, Any]:
@@ -152,7 +219,7 @@ def references(page: Any) -> list[str]:
     return [str(value) for value in found]
 
 
-@pytest.mark.parametrize("name", ["site", "joule_site"])
+@pytest.mark.parametrize("name", ["site", "joule_site", "serving_site", "simulated_site"])
 def test_all_links_are_relative_and_lead_to_files_and_places_that_are_there(
     name: str, request: pytest.FixtureRequest
 ) -> None:
@@ -177,21 +244,23 @@ def test_links_to_other_sites_carry_nofollow_and_noopener(joule_site: Path) -> N
     assert {link.get("rel") for link in outside} == {"nofollow noopener"}
 
 
-def test_ids_are_unique_on_each_page(site: Path) -> None:
-    for page in pages(site).values():
+@pytest.mark.parametrize("name", ["site", "serving_site", "simulated_site"])
+def test_ids_are_unique_on_each_page(name: str, request: pytest.FixtureRequest) -> None:
+    for page in pages(request.getfixturevalue(name)).values():
         ids = page.xpath("//@id")
         assert len(ids) == len(set(ids))
 
 
-def test_every_named_label_exists(site: Path) -> None:
-    for page in pages(site).values():
+@pytest.mark.parametrize("name", ["site", "serving_site", "simulated_site"])
+def test_every_named_label_exists(name: str, request: pytest.FixtureRequest) -> None:
+    for page in pages(request.getfixturevalue(name)).values():
         assert set(page.xpath("//@aria-labelledby")) <= set(page.xpath("//@id"))
 
 
 # --- security ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["site", "joule_site"])
+@pytest.mark.parametrize("name", ["site", "joule_site", "serving_site", "simulated_site"])
 def test_every_page_has_the_policy_and_nothing_inline(name: str, request: pytest.FixtureRequest) -> None:
     for page in pages(request.getfixturevalue(name)).values():
         assert page.xpath("//meta[@http-equiv='Content-Security-Policy']/@content") == [CSP]
@@ -229,7 +298,7 @@ def poison(value: Any) -> Any:
 def hostile_board() -> Board:
     """A board whose every free string is hostile, with a failed entry, a void trial and gates among it."""
     entries = factory.family(n=20)
-    gates = (Gate(name="load", status="fail", value="much", limit=0.05, reason="busy"),)
+    gates = (Gate(name="load", subject="agent-b1", status="fail", value="much", limit=0.05, code="no-verdict", reason="busy"),)
     trials = (*entries[0].report.trials, factory.trial(20, void="disturbed"))
     build = factory.build("step", nested={"deep": [{"er": "x"}]})
     base = msgspec.structs.replace(entries[0].report, gates=gates, trials=trials, build=build)
@@ -241,11 +310,18 @@ def hostile_board() -> Board:
     return found
 
 
-def test_hostile_strings_change_no_tag_no_attribute_and_no_address(tmp_path: Path, site: Path) -> None:
-    publish.publish([hostile_board()], tmp_path / "out", problems=[HOSTILE])
-    harmless = pages(site)
-    tags = {one.tag for page in harmless.values() for one in page.iter() if isinstance(one.tag, str)}
-    names = {name for page in harmless.values() for one in page.iter() for name in one.attrib}
+@cache
+def hostile_serving() -> tuple[Board, ...]:
+    """Boards of serving cells whose every free string is hostile."""
+    found = [poison(board) for board in rank.boards([marked(entry, name=f"x/{entry.name}") for entry in serving()])]
+    return tuple(board for board in found if isinstance(board, Board))
+
+
+def test_hostile_strings_change_no_tag_no_attribute_and_no_address(tmp_path: Path, site: Path, serving_site: Path) -> None:
+    publish.publish([hostile_board(), *hostile_serving()], tmp_path / "out", problems=[HOSTILE])
+    harmless = [*pages(site).values(), *pages(serving_site).values()]
+    tags = {one.tag for page in harmless for one in page.iter() if isinstance(one.tag, str)}
+    names = {name for page in harmless for one in page.iter() for name in one.attrib}
     for page_name, page in pages(tmp_path / "out").items():
         assert {one.tag for one in page.iter() if isinstance(one.tag, str)} <= tags, page_name
         assert {name for one in page.iter() for name in one.attrib} <= names, page_name
@@ -411,9 +487,10 @@ def test_a_withheld_quality_prints_no_number_anywhere(site: Path) -> None:
         assert all(cell["score"] is None for cell in row["tasks"])
 
 
-def test_no_joule_stands_on_a_cpu_time_board_without_the_word_estimate(site: Path) -> None:
+@pytest.mark.parametrize("name", ["site", "serving_site"])
+def test_no_joule_stands_on_a_cpu_time_board_without_the_word_estimate(name: str, request: pytest.FixtureRequest) -> None:
     found = 0
-    for page in pages(site).values():
+    for page in pages(request.getfixturevalue(name)).values():
         for cell in page.xpath("//td | //dd"):
             if re.search(r"\d\s*(J|/kJ)\b", text(cell)):
                 found += 1
@@ -479,8 +556,9 @@ def test_a_failed_entry_shows_its_phase_reason_and_log(tmp_path: Path) -> None:
     assert page.xpath("//section[@id='failure']/pre")[0].text == "packing layer 17 of 30\nKilled\n"
 
 
-def test_without_gates_the_page_says_none_was_evaluated(site: Path) -> None:
-    page = pages(site)[f"entries/{factory.MODEL}/base/index.html"]
+@pytest.mark.usefixtures("quick_charts")
+def test_without_gates_the_page_says_none_was_evaluated(tmp_path: Path) -> None:
+    page = entry_page(tmp_path, factory.report(factory.items(8), gates=()))
     assert "No gates evaluated for method model." in text(page)
 
 
@@ -489,15 +567,16 @@ def test_a_void_trial_is_shown_with_its_reason(tmp_path: Path) -> None:
     made = factory.report(factory.items(8), trials=(factory.trial(0), factory.trial(3, void="a busy neighbour")))
     publish.publish([factory.board([factory.Entry(name="a/b", report=made, items=())])], tmp_path / "out")
     page = pages(tmp_path / "out")["entries/a/b/index.html"]
-    assert [text(row.xpath("td[last()]")[0]) for row in page.xpath("//section[@id='trials']//tbody/tr")] == [
+    assert [text(row.xpath("td[last()]")[0]) for row in page.xpath("//div[@aria-labelledby='h-every']//tbody/tr")] == [
         "yes",
         "void: a busy neighbour",
     ]
     assert len(page.xpath("//*[@class='strip-void']")) == 1
 
 
-def test_wide_tables_scroll_in_a_region_that_the_keyboard_reaches(site: Path) -> None:
-    for page in pages(site).values():
+@pytest.mark.parametrize("name", ["site", "serving_site"])
+def test_wide_tables_scroll_in_a_region_that_the_keyboard_reaches(name: str, request: pytest.FixtureRequest) -> None:
+    for page in pages(request.getfixturevalue(name)).values():
         for table in page.xpath("//table"):
             parent = table.getparent()
             assert (parent.get("role"), parent.get("tabindex")) == ("region", "0")
@@ -522,6 +601,169 @@ def test_every_field_of_a_report_that_a_doubter_needs_is_on_the_entry_page(site:
         "jouleboard run --model smollm2-135m-instruct-q4wheel --recipe base drop-6-layers --tasks",
     ]
     assert [one for one in needed if one not in words] == []
+
+
+# --- cells, gates, the cost model, simulated devices ------------------------------------------------------------------
+
+
+ENTRY = f"entries/{factory.MODEL}/drop-6-layers/index.html"
+
+
+def test_a_board_names_its_cell_and_ranks_by_the_cost_of_a_request(serving_site: Path) -> None:
+    page = pages(serving_site)["index.html"]
+    links = [text(link) for link in page.findall(".//nav//a")]
+    assert [link.rpartition(": ")[2] for link in links] == [
+        "Agent, 1,500 tokens in, 40 out, batch 1", "Agent, 1,500 tokens in, 40 out, batch 8",
+        "Replay of the recorded eval batches"]
+    heads = [text(head) for head in page.xpath("//h2[starts-with(@id, 'ranked-')]")]
+    assert heads == ["Ranked by CPU time per request"] * 2 + ["Ranked by CPU time"]
+    assert "of the base per request" in text(page.find(".//h1"))
+
+
+def test_a_workload_without_a_data_file_is_named_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_drawing(monkeypatch)
+    entries = [marked(entry, trials=tuple(msgspec.structs.replace(trial, workload="mine") for trial in entry.report.trials
+                                          if trial.batch == 8)) for entry in factory.serving_family(n=8)]
+    publish.publish(rank.boards(entries), tmp_path / "out")
+    assert "mine, batch 8" in text(pages(tmp_path / "out")["index.html"].xpath("//p[@class='eyebrow']")[-1])
+
+
+def test_an_entry_with_several_cells_has_one_page_that_shows_all_of_them(serving_site: Path) -> None:
+    page = pages(serving_site)[ENTRY]
+    rows = page.xpath("//div[@aria-labelledby='h-cells']//tbody/tr[th]")
+    assert [text(row.find("th")) for row in rows] == [
+        "Agent, 1,500 tokens in, 40 out, batch 1", "Agent, 1,500 tokens in, 40 out, batch 8",
+        "Replay of the recorded eval batches"]
+    assert len(page.xpath("//figure[@class='strip']")) == 3
+    trials = page.xpath("//div[@aria-labelledby='h-every']//tbody/tr")
+    assert len(trials) == 9
+    assert sum("void: throttled: hot" in text(row) for row in trials) == 1
+
+
+def test_many_gates_stay_readable_and_none_is_lost(serving_site: Path) -> None:
+    section = pages(serving_site)[ENTRY].xpath("//section[@id='gates']")[0]
+    assert len(section.xpath(".//tbody/tr")) == 72
+    assert [text(one) for one in section.xpath(".//*[@class='gate-counts']")] == [
+        "1 failed, 69 passed", "1 unverified", "1 not applicable"]
+    shown = [row for row in section.xpath(".//tbody/tr") if not row.xpath("ancestor::details")]
+    assert [text(row.find("th")) for row in shown] == ["trial-3", "agent-b1"]
+    assert "figures of throttle" in text(shown[0])
+    assert "clock-event reason" in text(section.xpath(".//p[@class='rule']")[0])
+
+
+def test_probes_show_latency_memory_and_what_was_skipped(serving_site: Path) -> None:
+    section = pages(serving_site)[ENTRY].xpath("//section[@id='probes']")[0]
+    assert "Prefill, batch 64, 4,096 tokens in: does not fit" in text(section)
+    decode = next(row for row in section.xpath(".//tbody/tr") if text(row.find("th")) == "Decode")
+    assert "0.021 s, 0.021 s" in text(decode)
+    assert "451 MB" in text(decode)
+
+
+def test_the_cost_model_shows_its_terms_residuals_predictions_and_crossovers(serving_site: Path) -> None:
+    parsed = pages(serving_site)
+    section = parsed[ENTRY].xpath("//section[@id='model']")[0]
+    terms = section.xpath("(.//table)[1]//tbody/tr/th")
+    assert [text(term) for term in terms] == ["a0", "a1", "a2", "d0", "d1", "d2"]
+    assert "decode was probed at one context length" in text(section)
+    predicted = section.xpath(".//div[@aria-labelledby='h-predicted']//tbody/tr")
+    assert [text(row.find("th"))[-7:] for row in predicted] == ["batch 1", "batch 8"]
+    crossings = section.xpath(".//div[@aria-labelledby='h-crossover']//tbody/tr")
+    assert [text(row.find("th"))[:5] for row in crossings] == ["Agent", "Chat,"]
+    base = parsed[f"entries/{factory.MODEL}/base/index.html"]
+    assert base.xpath("//section[@id='model']//table")
+    assert not base.xpath("//div[@aria-labelledby='h-crossover']")
+
+
+def test_live_eval_canary_and_other_outputs_are_shown(serving_site: Path) -> None:
+    words = text(pages(serving_site)[ENTRY].xpath("//section[@id='trials']")[0])
+    # 5.0 CPU-s per 1,000 tokens over 3.19 times the mean wobble of the two replays that count.
+    assert f"{5.0 / (3.19 * (0.994 + 1.011) / 2):.2f} \N{MULTIPLICATION SIGN} the CPU time of a replayed token" in words
+    assert "5.0 % in the CPU time of a token" in words
+    other = pages(serving_site)[f"entries/{factory.MODEL}/base/index.html"]
+    assert "not known: no live eval" in text(other)
+
+
+def test_the_drawing_over_the_batch_says_the_same_as_its_table(serving_site: Path) -> None:
+    page = pages(serving_site)["index.html"]
+    figures = page.xpath("//figure[contains(@class, 'over-batch')]")
+    assert len(figures) == 2
+    for figure in figures:
+        assert len(figure.xpath(".//polyline")) == 3
+        assert [text(one)[:1] for one in figure.xpath(".//ol/li")] == ["1", "2", "3"]
+        table = figure.getnext().find(".//table")
+        assert [text(row.find("th")) for row in table.findall("tbody/tr")] == ["1", "4", "8", "16", "64"]
+        assert "trials" in text(table.findall("tbody/tr")[2])
+        assert "probes" in text(table.findall("tbody/tr")[1])
+
+
+def test_energy_of_a_gpu_says_that_its_host_was_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_drawing(monkeypatch)
+    base, other, *_ = factory.serving_family(n=8, joules=True, batches=(1,))
+    hosted = marked(other, trials=tuple(msgspec.structs.replace(trial, window=msgspec.structs.replace(
+        trial.window, host_j={"package-0": 30.0, "dram-0": 6.0})) for trial in other.report.trials))
+    publish.publish(rank.boards([base, hosted]), tmp_path / "out")
+    parsed = pages(tmp_path / "out")
+    assert "Host unmeasured" in text(parsed[f"entries/{base.name}/index.html"])
+    words = text(parsed[f"entries/{other.name}/index.html"])
+    assert "Host unmeasured" not in words
+    assert "18.0 J per request" in words
+
+
+def test_everything_of_a_simulated_device_says_so_and_nothing_of_it_is_measured(simulated_site: Path) -> None:
+    for name, page in pages(simulated_site).items():
+        if name == "404.html":
+            continue
+        assert "SIMULATED" in text(page.find(".//title")), name
+        assert "SIMULATED" in text(page.find(".//h1" if name == "index.html" else ".//main")), name
+        for word in (r"\d J measured", "J, measured", "[Mm]easured J", "[Rr]anked by", "Rank \\d", "than its base"):
+            assert not re.search(word, text(page.find(".//main"))), (name, word)
+        for cell in page.xpath("//td | //dd"):
+            if re.search(r"\d\s*J\b", text(cell)):
+                assert "SIMULATED" in text(cell), text(cell)
+    for path in (simulated_site / "data").glob("*.csv"):
+        with path.open() as file:
+            lines = list(csv.DictReader(file))
+        assert lines
+        for line in lines:
+            assert not line["rank"]
+            assert line["simulated_energy_j_per_ktoken"]
+            assert not line["measured_energy_j_per_ktoken"]
+            assert not line["crossover_batch"]
+            assert line["unranked"].startswith("SIMULATED")
+    for path in (simulated_site / "charts").iterdir():
+        assert "SIMULATED" in path.read_text(), path.name
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_the_front_page_tells_simulated_boards_from_real_ones(tmp_path: Path) -> None:
+    real = factory.serving_family(n=8, joules=True, batches=(1,))
+    publish.publish(rank.boards([*real, *simulated(real)]), tmp_path / "out")
+    page = pages(tmp_path / "out")["index.html"]
+    assert "2 boards here show a simulated device" in text(page)
+    assert ["SIMULATED" in text(link) for link in page.findall(".//nav//a")] == [False, False, True, True]
+    for article in page.xpath("//article"):
+        assert ("SIMULATED" in text(article)) is (article.xpath(".//strong[@class='cell']")[0].getparent().xpath(
+            ".//span[contains(@class, 'method-simulated')]") != [])
+
+
+def test_the_downloads_carry_cells_latencies_and_crossovers(serving_site: Path) -> None:
+    cells = set()
+    for path in (serving_site / "data").glob("*.csv"):
+        with path.open() as file:
+            lines = list(csv.DictReader(file))
+        cells |= {(line["workload"], line["batch"]) for line in lines}
+        for line in lines:
+            serving_cell = line["workload"] == "agent"
+            assert bool(line["cpu_s_per_request"]) is serving_cell
+            assert bool(line["estimated_energy_j_per_request"]) is serving_cell
+            assert not line["measured_energy_j_per_request"]
+            assert bool(line["first_token_p95_s"]) is serving_cell
+            assert bool(line["crossover_cheaper"]) is (serving_cell and line["is_base"] == "False")
+    assert cells == {("agent", "1"), ("agent", "8"), ("replay", "")}
+    for path in (serving_site / "data").glob("*.json"):
+        board = json.loads(path.read_text())
+        assert {row["workload"] for row in board["rows"]} == {board["workload"]}
+        assert all(row["cost_model"]["terms"] for row in board["rows"])
 
 
 # --- repeating an entry -----------------------------------------------------------------------------------------------
@@ -650,8 +892,8 @@ def test_a_long_name_in_a_chart_is_wrapped_and_not_cut(width: int) -> None:
     replace = msgspec.structs.replace
     board = factory.board(factory.family(n=8))
     rows = tuple(replace(row, report=replace(row.report, recipe_title=title)) for row in board.ranked)
-    words = publish._words(publish.environment(), cpu_time=True)
-    drawn = charts.quality_cost(replace(board, ranked=rows, unranked=()), words, theme=charts.LIGHT, width=width)
+    words = publish._words(publish.environment(), board)
+    drawn = charts.quality_cost(replace(board, ranked=rows, unranked=()), words, theme=chartstyle.LIGHT, width=width)
     shown = " ".join(etree.fromstring((drawn or "").encode()).itertext())
     assert shown.count(title if width > 600 else "(bitsandbytes)") == len(rows)
     assert "…" not in shown

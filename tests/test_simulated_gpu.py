@@ -646,6 +646,25 @@ def test_zeus_s_power_monitor_polls_without_pause_and_loses_a_constant_power(tmp
     assert abs(integral_j - joules) < 300 * 0.2
 
 
+APPROXIMATE = OPEN + """
+plain, meter = ZeusMonitor(gpu_indices=[0], cpu_indices=[], approx_instant_energy=True), ours((0,))
+meter.begin("trial-0")
+plain.begin_window("trial", sync_execution=False)
+time.sleep(0.5)
+naive = plain.end_window("trial", sync_execution=False).total_energy
+reading = meter.end(duration_s=0.5, cpu_s=None)
+print(json.dumps([naive, reading.energy.measured_j, reading.void]))
+"""
+
+
+def test_zeus_s_approximation_makes_up_joules_for_a_frozen_counter(tmp_path: Path) -> None:
+    gpu = Gpu(trace=(Segment(1.0, 300.0),), freeze_s=0.0)
+    naive_j, joules, void = within(SimulatedGpu(tmp_path, gpu), APPROXIMATE, None)
+    assert naive_j == pytest.approx(150, rel=0.2)
+    assert joules is None
+    assert void.startswith(("counter-frozen: ", "counter-still: "))
+
+
 # --- the suite --------------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,18 @@ from tests.simulated_gpu.__main__ import MACHINE
 
 ROOT = Path(__file__).parents[1]
 
+@pytest.fixture
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own, no simulated GPU yet, and a strange folder to stand in."""
+    for name in (VARIABLE, "LD_LIBRARY_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JOULEBOARD_CACHE", str(tmp_path / "cache"))
+    strange = tmp_path / "a folder; with 'quotes' and $HOME"
+    strange.mkdir()
+    monkeypatch.chdir(strange)
+    return tmp_path / "cache" / "simulated-gpu"
+
+
 READ = """
 import ctypes, json, os, sys, time
 library = ctypes.CDLL("libnvidia-ml.so.1")
@@ -142,8 +154,8 @@ def test_the_trace_holds_while_the_machine_is_loaded_and_idle_power_else(tmp_pat
     for now_s in (2.5, 2.75, 3.25, 3.5, 4.0):
         asker.ask(round(now_s * 1e9))
     rows = answers(asker)[0]
-    assert rows == [[0, 140_000, 70_000], [0, 175_000, 400_000], [0, 275_000, 400_000], [0, 375_000, 200_000],
-                    [0, 425_000, 70_000], [0, 460_000, 70_000]]
+    assert rows == [[0, 140_000, 70_000], [0, 175_000, 400_000], [0, 275_000, 400_000], [0, 425_000, 200_000],
+                    [0, 475_000, 70_000], [0, 510_000, 70_000]]
     assert gpu.energy_j(2.0, 4.0, asker.load.intervals()) == 0.5 * 70 + 0.5 * 400 + 0.5 * 200 + 0.5 * 70
     assert gpu.max_power_w == 400.0
 
@@ -380,7 +392,7 @@ print(watts())
 """
 
 
-def test_the_default_machine_draws_its_wave_while_it_works_and_idles_else(tmp_path: Path) -> None:
+def test_the_default_machine_draws_its_wave_while_it_works_and_idles_else(clean: Path) -> None:
     environment = simulated.machine(ROOT)
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True, env=environment)
     idle, busy, after = done.stdout.split("\n")[:3]
@@ -404,18 +416,6 @@ def test_the_default_machine_is_the_declared_profile() -> None:
 
 
 # --- commands run on it -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of this test's own, no simulated GPU yet, and a strange folder to stand in."""
-    for name in (VARIABLE, "LD_LIBRARY_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("JOULEBOARD_CACHE", str(tmp_path / "cache"))
-    strange = tmp_path / "a folder; with 'quotes' and $HOME"
-    strange.mkdir()
-    monkeypatch.chdir(strange)
-    return tmp_path / "cache" / "simulated-gpu"
 
 
 def findings(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
@@ -447,12 +447,20 @@ def test_what_was_on_the_library_path_stays_behind_the_simulated_library(
                         simulated.machine(ROOT)["LD_LIBRARY_PATH"])
 
 
-def test_every_line_of_a_dry_run_that_names_the_device_says_simulated(clean: Path) -> None:
+def test_a_dry_run_says_simulated(clean: Path) -> None:
     done = jouleboard("run", "quick", "--hardware", "simulated-gpu", "--dry-run")
     assert done.returncode == 0, done.stderr
-    line = next(line for line in done.stdout.splitlines() if line.startswith("hardware"))
-    assert "simulated" in line.lower()
+    lines = done.stdout.splitlines()
+    assert "simulated" in next(line for line in lines if line.startswith("hardware"))
+    assert any(line.startswith("note") and "SIMULATED" in line for line in lines)
     assert list((clean / "machines").iterdir()) == []
+
+
+def test_detect_looks_at_the_simulated_machine(clean: Path) -> None:
+    done = jouleboard("hardware", "detect", "--hardware", "simulated-gpu")
+    assert done.returncode == 0, done.stderr
+    assert "SIMULATED" in done.stdout.splitlines()[0]
+    assert "method: simulated" in done.stdout
 
 
 def test_a_machine_that_a_test_made_itself_is_used_and_kept(clean: Path, tmp_path: Path) -> None:
@@ -496,6 +504,14 @@ def test_outside_a_checkout_the_error_says_where_the_simulated_gpu_lives(clean: 
             simulated.machine(checkout)
         assert "clone" in str(caught.value.remedy)
     assert not clean.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(clean: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = jouleboard("doctor", "--hardware", "simulated-gpu", JOULEBOARD_CACHE=str(tmp_path / "file"))
+    assert done.returncode == 2
+    assert str(tmp_path / "file") in done.stderr
+    assert "JOULEBOARD_CACHE" in done.stderr
 
 
 def test_inside_another_program_it_is_refused_instead_of_replacing_it(

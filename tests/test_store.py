@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jouleboard import store
+from jouleboard import store, traces
 from jouleboard.errors import DataFileError
-from jouleboard.records import Item
+from jouleboard.records import FORMAT_VERSION, Item
 from tests import factory
 
 SAFE = 2**53 - 1
@@ -302,6 +302,126 @@ def test_every_report_is_found_but_not_those_in_hidden_folders(tmp_path: Path) -
         (tmp_path / name / store.REPORT).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in store.find_reports(tmp_path)]
     assert found == ["a/deep/report.json", "b/report.json"]
+
+
+# --- a report of an older format --------------------------------------------------------------------------------------
+
+FORMAT_1 = Path(__file__).parent / "data" / "format-1" / "int8-weights"
+
+
+@pytest.fixture
+def first() -> dict[str, Any]:
+    """A report of format 1, as it was written then, in plain JSON values."""
+    found: dict[str, Any] = json.loads((FORMAT_1 / store.REPORT).read_bytes())
+    assert found["format_version"] == 1
+    return found
+
+
+def test_a_report_of_format_1_is_read_as_one_of_today(first: dict[str, Any]) -> None:
+    report = store.read_report(FORMAT_1 / store.REPORT)
+    assert report.format_version == FORMAT_VERSION == 2
+    assert (report.profile, report.energy_plan, report.live, report.skipped_probes, report.canary) == (
+        None, None, None, (), ())
+    assert [trial.window.name for trial in report.trials] == ["trial-1", "trial-6", "trial-11"]
+    assert [trial.loops for trial in report.trials] == [1, 1, 1]
+    assert [probe.window.name for probe in report.probes] == ["probe-0", "probe-1", "probe-2", "probe-3"]
+    assert [(one.when, one.context, one.window.name) for one in report.idle] == [("before", True, "idle-0")]
+    # What was measured is what was measured.
+    assert [trial.window.cpu_s for trial in report.trials] == [one["window"]["cpu_s"] for one in first["trials"]]
+    assert msgspec.to_builtins(report.tasks) == tuple(first["tasks"])
+    assert msgspec.to_builtins(report.files) == first["files"]
+    # It is sealed anew, and can be written and read as one of today.
+    assert report.digest == store.report_digest(report) != first["digest"]
+
+
+def test_an_upgraded_report_is_written_and_read_as_one_of_today(tmp_path: Path) -> None:
+    report = store.read_report(FORMAT_1 / store.REPORT)
+    assert store.write_report(tmp_path, report) == report
+    assert store.read_report(tmp_path / store.REPORT) == report
+
+
+def test_two_idle_windows_of_format_1_are_before_and_after(first: dict[str, Any], tmp_path: Path) -> None:
+    report = read_changed(tmp_path, first | {"idle": first["idle"] * 2})
+    assert [(one.when, one.window.name) for one in report.idle] == [("before", "idle-0"), ("after", "idle-1")]
+
+
+def test_a_report_of_format_1_that_was_changed_keeps_a_digest_that_is_wrong(
+    first: dict[str, Any], tmp_path: Path
+) -> None:
+    for change in ({"created_utc": "2031-01-01T00:00:00Z"}, {"peak_memory_bytes": None}, {"digest": "0" * 64}):
+        report = read_changed(tmp_path, first | change)
+        assert report.digest == (first | change)["digest"]
+        assert report.digest != store.report_digest(report)
+
+
+def test_a_void_trial_of_format_1_without_joules_says_so_of_its_window(first: dict[str, Any], tmp_path: Path) -> None:
+    trial = first["trials"][0]
+    energy = trial["window"]["energy"] | {"estimate_j": None}
+    trial |= {"void": "the device was lost", "window": trial["window"] | {"energy": energy}}
+    report = read_changed(tmp_path, first)
+    assert [one.window.void for one in report.trials] == ["the device was lost", None, None]
+
+
+@pytest.mark.parametrize(("where", "value", "field"), [
+    (("profile",), None, "profile"), (("energy_plan",), None, "energy_plan"), (("canary",), [], "canary"),
+    (("colour",), "red", "colour"), (("trials", 0, "window", "name"), "trial-9", "trials[0].window.name"),
+    (("trials", 0, "window", "void"), None, "trials[0].window.void"),
+    (("idle", 0, "name"), "x", "idle[0].name"), (("probes", 1, "window", "host_j"), {}, "probes[1].window.host_j"),
+    (("trials", 0, "order"), -1, "trials[0].order"), (("trials", 0, "order"), "../x", "trials[0]"),
+    (("trials", 0, "window"), None, "trials[0].window"), (("trials", 0), 7, "trials[0]"), (("trials",), {}, "trials"),
+    (("trials",), None, "trials"), (("idle",), [3], "idle[0]"), (("idle",), "x", "idle"),
+    (("probes", 0, "window", "duration_s"), 0, "probes[0].window.duration_s"), (("digest",), None, "digest"),
+    (("trials", 0, "window", "energy"), None, "trials[0].window.energy"), (("gates",), [{}], "gates[0]"),
+])
+def test_a_wrong_field_of_format_1_is_named(
+    where: tuple[Any, ...], value: object, field: str, first: dict[str, Any], tmp_path: Path
+) -> None:
+    place: Any = first
+    for step in where[:-1]:
+        place = place[step]
+    place[where[-1]] = value
+    error = refused(tmp_path, json.dumps(first).encode())
+    assert field in f"{error.field} {error.problem}"
+
+
+@pytest.mark.parametrize("name", ["trials", "status", "idle", "digest", "files"])
+def test_a_missing_field_of_format_1_is_named(name: str, first: dict[str, Any], tmp_path: Path) -> None:
+    del first[name]
+    error = refused(tmp_path, json.dumps(first).encode())
+    assert name in f"{error.field} {error.problem}"
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', "1e400", "9" * 30, "NaN", "[" * 300 + "]" * 300])
+def test_what_has_no_digest_is_refused_in_format_1_too(text: str, first: dict[str, Any], tmp_path: Path) -> None:
+    data = json.dumps(first | {"model_source": {"a": "@"}}).replace('"@"', text)
+    with contextlib.suppress(DataFileError):
+        (tmp_path / store.REPORT).write_text(data)
+        store.report_digest(store.read_report(tmp_path / store.REPORT))
+        assert text.startswith("[")
+
+
+def test_a_newer_format_is_refused_with_what_to_do(report_json: dict[str, Any], tmp_path: Path) -> None:
+    newer = refused(tmp_path, json.dumps(report_json | {"format_version": FORMAT_VERSION + 1}).encode())
+    assert "install a newer Jouleboard" in (newer.remedy or "")
+    assert f"versions 1 to {FORMAT_VERSION}" in newer.problem
+    older = refused(tmp_path, json.dumps(report_json | {"format_version": 0}).encode())
+    assert "newer" not in (older.remedy or "")
+
+
+def test_a_trace_of_format_1_is_read_by_the_orders_of_its_trials() -> None:
+    rows = traces.decode(store.read_lines(FORMAT_1 / store.TRACE))
+    assert {row.window for row in rows} == {"trial-1", "trial-6", "trial-11"}
+    assert rows[1] == traces.Sample(window="trial-1", elapsed_s=0.5, cpu_s=0.97)
+    assert traces.decode([traces.FIRST_HEADER, b"7,1.5,2.25,31.5"]) == [
+        traces.Sample(window="trial-7", elapsed_s=1.5, cpu_s=2.25, power_w=31.5)]
+
+
+@pytest.mark.parametrize("line", [b"", b"7", b"7,1.5,2.25", b"x,1.5,2.25,", b"-1,1.5,2.25,", b"7,1.5,2.25,,", b"7,,2.25,",
+                                  b",1.5,2.25,", b"7,inf,2.25,", b"7;1.5;2.25;", b"\xb2,1.5,2.25,"])
+def test_a_line_that_is_no_sample_of_format_1_is_named(line: bytes) -> None:
+    with pytest.raises(DataFileError) as caught:
+        traces.decode([traces.FIRST_HEADER, b"7,0,0,", line])
+    assert caught.value.field == "line 3"
 
 
 # --- reading raw files ------------------------------------------------------------------------------------------------

@@ -32,7 +32,10 @@ def placed(report: Report, first: int = 0) -> tuple[Report, int]:
         nonlocal place
         place += 1
         energy = factory.energy(LENGTH_S, 19.0, measured_w=None if report.method == "model" else 300.0)
-        return msgspec.structs.replace(window, started_utc=later((place - 1) * STEP_S + 10), duration_s=LENGTH_S,
+        if report.method != "model" and place == first + 1:
+            # The trace of this window (see `trace`) has 6,000 J; another clock's edges may give one more.
+            energy = msgspec.structs.replace(energy, integral_j=6001.0)
+        return msgspec.structs.replace(window, host_j={"package-0": 5.0}, started_utc=later((place - 1) * STEP_S + 10), duration_s=LENGTH_S,
                                        wall_s=LENGTH_S, cpu_s=19.0, energy=energy, name=f"{kind}-{place}")
 
     def each(rows, kind="w"):
@@ -171,6 +174,8 @@ def test_a_window_is_void_when_the_log_does_not_tell():
     # A gap counts at the window's edge too, where it reaches in; and not where it lies outside.
     assert gap.void(START + 15.5, START + 30).startswith("wall-gap: ")
     assert gap.void(START + 16, START + 30) is None
+    assert gap.void(START, START + 12).startswith("wall-gap: ")
+    assert gap.void(START, START + 10) is None
     assert full.void(START + 10, START + 19) is None, "ten samples"
     assert full.void(START + 10.1, START + 19.1).startswith("wall-few-samples: 9 ")
     off = power_log(range(31), [5.0] * 5 + [0.0] * 26)
@@ -204,6 +209,10 @@ def test_every_entry_gets_a_counterpart_measured_at_the_wall(tmp_path, capsys):
             assert window.energy.domains_j == {"wall": window.energy.measured_j}
             assert window.energy.estimate_j is None
             assert window.void is None
+            assert window.host_j == {}, "the host is inside the wall"
+        assert made.trials[0].window.energy.integral_j == 6001.0, "the trace's integral is still the trace's"
+        assert (made.profile.idle_w, made.profile.power_limit_w, made.profile.counter_tick_s) == (None, None, None)
+        assert "limit is 700" in made.profile.description
         assert made.build is None or made.build.energy is None
         assert made.gates
     out = capsys.readouterr().out
@@ -227,6 +236,24 @@ def test_what_was_imported_passes_every_check_and_is_on_a_board_of_its_own(tmp_p
         assert {(one.method, one.boundary) for one in (imported, source)} == {
             ("wall", "wall"), (source.method, source.boundary)}
         assert imported.hardware_sha256 != source.hardware_sha256, "the board's key"
+
+
+def test_the_boards_limit_is_no_limit_at_the_wall(tmp_path):
+    """A machine with a board of 700 W may draw 900 W; its own idle power at the wall is what bounds it from below."""
+    reports = run_folder(tmp_path / "run", specs=1)
+    idle = [wall.span(one.window) for one in next(iter(reports.values())).idle]
+    lines = []
+    for line in log_lines(reports):
+        at, _, watts = line.partition(",")
+        if at != "time":
+            quiet = any(one.start_s <= float(at) < one.end_s for one in idle)
+            watts = "120" if quiet else str(float(watts) * 1.8)
+        lines.append(f"{at},{watts}")
+    wall.run(tmp_path / "run", write(tmp_path / "wall.csv", lines), tmp_path / "out")
+    made = store.read_report(next(store.find_reports(tmp_path / "out")))
+    assert [trial.window.energy.measured_j for trial in made.trials] == [pytest.approx(900 * LENGTH_S)] * len(made.trials)
+    assert {trial.void for trial in made.trials} == {None}
+    assert {gate.status for gate in made.gates if gate.name == "bounds" and gate.subject.startswith("w-")} == {"pass"}
 
 
 def test_a_window_that_the_log_does_not_cover_is_void_and_the_others_count(tmp_path, capsys):
@@ -359,7 +386,7 @@ def test_an_entry_that_was_changed_is_refused_and_nothing_is_written(tmp_path, b
     elif broken == "items":
         store.write_items(path.parent, factory.spec_items(factory.SPECS[0], 21))
     else:
-        store.write_lines(path.parent / store.TRACE, trace('w-1')[:2])
+        store.write_lines(path.parent / store.TRACE, trace("w-1")[:2])
     with pytest.raises(DataFileError):
         wall.run(tmp_path / "run", log, tmp_path / "out")
     assert not list(tmp_path.glob("out/**/report.json"))

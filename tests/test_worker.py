@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -82,6 +83,15 @@ def probe(kind: str, **changed) -> protocol.Probe:
 
 
 @pytest.fixture
+def clock(monkeypatch) -> None:
+    """A clock that is 10 ms later each time it is read, so that how many loops are done depends on no machine's speed."""
+    from jouleboard import workloads
+
+    now_s = (tick / 100 for tick in range(10**6))
+    monkeypatch.setattr(workloads, "time", SimpleNamespace(perf_counter=lambda: next(now_s)))
+
+
+@pytest.fixture
 def recorded(tmp_path) -> Path:
     file = tmp_path / "batches.json"
     rows = [[ReplayRow(tokens=tuple(range(start, start + length)), requests=1, prompt_tokens=length, output_tokens=1)
@@ -108,7 +118,7 @@ def test_serving_gives_the_tokens_of_generate_on_prompts_cut_from_the_text(folde
 
 
 @pytest.mark.parametrize("name", ["bf16", "int8-weight-only", "nf4", "drop-6-layers"])
-def test_every_kind_of_variant_serves_and_is_probed(folder, name):
+def test_every_kind_of_variant_serves_and_is_probed(folder, name, clock):
     recipe = recipes.load(name)
     if name == "drop-6-layers":
         # Six of three cannot be dropped.
@@ -127,7 +137,7 @@ def test_every_kind_of_variant_serves_and_is_probed(folder, name):
     assert prefill.peak_memory_bytes > 2**20
 
 
-def test_a_replay_gives_its_digest_again_and_again(folder, recorded):
+def test_a_replay_gives_its_digest_again_and_again(folder, recorded, clock):
     request = protocol.Replay(batches=str(recorded), warmup_s=0.05, window_s=0.1)
     _, first, _, second = after_build(folder, request, GO, msgspec.structs.replace(request, warmup_s=0, window_s=0), GO)
     assert first.loops > 1
@@ -137,7 +147,7 @@ def test_a_replay_gives_its_digest_again_and_again(folder, recorded):
     assert first.first_token_s == ()
 
 
-def test_a_replay_whose_engine_keeps_a_cache_says_how_many_tokens_it_held(folder, recorded, monkeypatch):
+def test_a_replay_whose_engine_keeps_a_cache_says_how_many_tokens_it_held(folder, recorded, clock, monkeypatch):
     from jouleboard.engines.reference import ReferenceLM
 
     def kept(self, rows):
@@ -229,11 +239,12 @@ def test_the_peak_of_a_probe_does_not_hide_an_earlier_one(folder):
     _, high, _, low, overall, _ = after_build(
         folder, large, GO, small, GO, memory, protocol.Memory(begin_anew=True)
     )
-    assert high.peak_memory_bytes > low.peak_memory_bytes
+    # Activations of 64 x 512 tokens alone take more than this.
+    assert high.peak_memory_bytes > low.peak_memory_bytes + 10 * 2**20
     assert overall.peak_memory_bytes >= high.peak_memory_bytes
 
 
-def test_the_canary_sings_in_a_worker_without_a_variant():
+def test_the_canary_sings_in_a_worker_without_a_variant(clock):
     from jouleboard import workloads
 
     request = protocol.Canary(device="cpu", threads=1, warmup_s=0.0, window_s=0.0)
@@ -241,7 +252,7 @@ def test_the_canary_sings_in_a_worker_without_a_variant():
     assert isinstance(ready, protocol.Ready)
     assert one.model == "canary-1"
     assert one.tokens == workloads.CANARY.output_tokens
-    assert more.tokens % one.tokens == 0
+    assert more.tokens % one.tokens == 0 < more.tokens - one.tokens
     assert more.output_sha256 == one.output_sha256
 
 
@@ -250,7 +261,7 @@ def test_everything_but_the_canary_needs_a_variant(recorded):
     assert [reply.reason for reply in replies] == ["no variant has been built in this worker"] * 3
 
 
-def test_nothing_is_said_between_go_and_the_reply(folder, recorded):
+def test_nothing_is_said_between_go_and_the_reply(folder, recorded, clock):
     replies = after_build(
         folder, serve(warmup_s=0.05, window_s=0.1), GO, probe("decode", window_s=0.1), GO,
         protocol.Replay(batches=str(recorded), warmup_s=0.05, window_s=0.1), GO,

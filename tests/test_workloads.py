@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -123,29 +122,23 @@ def test_nothing_is_computed_before_go_and_the_clock_begins_there(monkeypatch):
     assert found.loop_ends_s[0] < 10
 
 
-def test_loops_that_give_something_else_are_counted():
-    outputs = iter([1, 2, 1, 2, 2])
-
-    def loop():
-        time.sleep(0.001)
-        value = next(outputs, None)
-        yield torch.tensor([[3 if value is None else value]])
-
-    found = run(loop, window_s=0.0)
-    assert found.loops_changed == 0
-    outputs = iter([1, 2, 1, 2, 2, *[1] * 100_000])
-    found = run(loop, window_s=0.05)
+def test_loops_that_give_something_else_are_counted(monkeypatch):
+    ticking(monkeypatch, 1.0)
+    outputs = iter([1, 2, 1, 2, 2, *[1] * 100])
+    found = run(lambda: iter([torch.tensor([[next(outputs)]])]), window_s=30.0)
     assert len(found.loop_ends_s) > 5
     assert found.loops_changed == 3
     assert found.output_sha256 == digest(torch.tensor([[1]]))
 
 
-def test_work_that_makes_its_cache_anew_holds_no_tokens_at_a_loops_start(model, prompts):
-    assert run(lambda: workloads.serve(model, prompts, 4), window_s=0.05).cached_tokens == 0
-    assert run(lambda: workloads.prefill(model, prompts), window_s=0.05).cached_tokens == 0
+def test_work_that_makes_its_cache_anew_holds_no_tokens_at_a_loops_start(monkeypatch, model, prompts):
+    ticking(monkeypatch, 1.0)
+    assert run(lambda: workloads.serve(model, prompts, 4), window_s=8.0).cached_tokens == 0
+    assert run(lambda: workloads.prefill(model, prompts), window_s=8.0).cached_tokens == 0
 
 
-def test_a_cache_that_is_kept_over_loops_is_found(model, prompts):
+def test_a_cache_that_is_kept_over_loops_is_found(monkeypatch, model, prompts):
+    ticking(monkeypatch, 1.0)
     kept = []
 
     def naive():
@@ -153,7 +146,7 @@ def test_a_cache_that_is_kept_over_loops_is_found(model, prompts):
             kept.append(model(prompts, use_cache=True).past_key_values)
         yield model(prompts[:, -1:], past_key_values=kept[0], use_cache=True).logits.argmax(-1)
 
-    found = run(naive, window_s=0.05)
+    found = run(naive, window_s=8.0)
     assert len(found.loop_ends_s) > 1
     # 20 of the prompt, and one more after each loop.
     assert found.cached_tokens == 20 + len(found.loop_ends_s) - 1
@@ -171,13 +164,14 @@ def workloads_row(model, prompts, cache):
     return workloads.advance(model, prompts[:, -1:], cache)
 
 
-def test_a_cache_that_was_empty_before_the_window_and_is_filled_in_it_is_found(model, prompts):
+def test_a_cache_that_was_empty_before_the_window_and_is_filled_in_it_is_found(monkeypatch, model, prompts):
+    ticking(monkeypatch, 1.0)
     cache = workloads.new_cache(model)
 
     def naive():
         yield workloads.advance(model, prompts, cache)
 
-    assert run(naive, window_s=0.05).cached_tokens >= 20
+    assert run(naive, window_s=8.0).cached_tokens >= 20
 
 
 def test_a_dead_cache_in_a_cycle_is_not_counted(model, prompts):
@@ -337,14 +331,14 @@ def test_eager_attention_needs_its_scores_too(tiny_model):
     lean = memory.need(tiny_model, torch.bfloat16, batch=2, prompt_tokens=100, output_tokens=0)
     tiny_model.set_attn_implementation("eager")
     eager = memory.need(tiny_model, torch.bfloat16, batch=2, prompt_tokens=100, output_tokens=0)
-    assert eager.total_bytes - lean.total_bytes == 2 * 4 * 100 * 100 * (2 + 4)
+    assert eager.total_bytes - lean.total_bytes == memory.CPU_SLACK * 2 * 4 * 100 * 100 * (2 + 4)
 
 
 def test_a_fifth_of_the_available_memory_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda _device: 1000)
-    fits = memory.Need(cache_bytes=700, logits_bytes=50, activation_bytes=50)
+    fits = memory.Need(cache_bytes=700, logits_bytes=50, activation_bytes=40, scratch_bytes=10)
     assert memory.refusal(fits, CPU) is None
-    more = memory.Need(cache_bytes=701, logits_bytes=50, activation_bytes=50)
+    more = memory.Need(cache_bytes=701, logits_bytes=50, activation_bytes=40, scratch_bytes=10)
     assert "needs about 801 bytes (key-value cache 701" in (memory.refusal(more, CPU) or "")
     assert "available on cpu are 1000" in (memory.refusal(more, CPU) or "")
 

@@ -1,7 +1,7 @@
 """Ends and ticks of the axes that templates draw. Pure.
 
-    ticks(0.0, 0.47)        # ([0.1, 0.2, 0.3, 0.4], 1): the values and the decimals that they need
-    decades(0.8, 40.0)      # [1, 2, 5, 10, 20]
+`ticks(0.0, 0.47)` gives ([0.1, 0.2, 0.3, 0.4], 1), the values and the decimals that they need; `decades(0.8, 30.0)` gives
+[1, 2, 5, 10, 20].
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 
 FEWEST_TICKS, MOST_TICKS = 2, 8
+NARROW = 5.0
+"""Between ends of no larger ratio, powers of ten and their halves are too few."""
 
 
 def padded(ends: Sequence[float]) -> tuple[float, float]:
@@ -33,8 +35,10 @@ def ticks(low: float, high: float) -> tuple[list[float], int]:
 
 def decades(low: float, high: float) -> list[float]:
     """Choose round values between two positive ends of a logarithmic axis, at most about eight."""
-    if not 0 < low <= high < math.inf:
+    if not 0 < low < high < math.inf:
         return []
+    if high / low < NARROW:
+        return ticks(low, high)[0]
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     every = max(1, (last - first) // MOST_TICKS)
     steps = (1.0, 2.0, 5.0) if last - first < MOST_TICKS / 2 else (1.0,)

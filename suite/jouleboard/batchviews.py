@@ -18,8 +18,7 @@ from jouleboard.rows import Board, Row
 
 MOST_LINES = 8
 """More lines than this are no picture; those of least cost are drawn."""
-WIDTH, HEIGHT = 640, 350
-LEFT, RIGHT, TOP, BOTTOM = 64, 604, 16, 296
+LEFT, RIGHT, TOP, BOTTOM = 70, 600, 40, 296
 _STEPS, _APART = 48, 17.0
 
 
@@ -63,7 +62,7 @@ class Picture:
 
     curves: tuple[Curve, ...]
     batches: tuple[int, ...]
-    """Those that were probed or measured: the ticks below, and the columns of the table."""
+    """Those that were probed or measured: the ticks below, and the lines of the table."""
     below: tuple[Mark, ...]
     beside: tuple[Mark, ...]
     prompt_tokens: int
@@ -88,6 +87,27 @@ class _Scale:
         return BOTTOM - (BOTTOM - TOP) * math.log(cost / self.costs[0]) / math.log(self.costs[1] / self.costs[0])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """One entry that is drawn."""
+
+    row: Row
+    line: costmodel.Line
+    span: costmodel.Span
+    measured: dict[int, float]
+    probed: dict[int, float]
+
+    def costs(self) -> list[float]:
+        """Everything that the axis of costs must hold."""
+        ends = (self.span.low, self.span.high) if self.span.low <= self.span.high else ()
+        found = [*self.measured.values(), *self.probed.values(), *(self.line.request(end) for end in ends)]
+        return [cost for cost in found if 0 < cost < math.inf]
+
+    def batches(self) -> set[int]:
+        """Every batch size that was probed or measured."""
+        return {*self.measured, *self.probed}
+
+
 def picture(board: Board) -> Picture | None:
     """Lay out the drawing of a board; None for `replay`, and where no entry was probed at two batch sizes."""
     if not board.is_serving or board.prompt_tokens is None or board.output_tokens is None:
@@ -95,38 +115,39 @@ def picture(board: Board) -> Picture | None:
     request = (board.prompt_tokens, board.output_tokens)
     known = [(row, row.cost_model) for row in (*board.ranked, *board.unranked)
              if row.cost_model is not None and row.cost_model.knows_batches]
-    if not known:
-        return None
-    # One session: the base and what was measured beside it.
+    # One session: the base, and what was measured beside it.
     alike = [pair for pair in known if _session(pair[0]) == _session(known[0][0])]
-    drawn = sorted(alike, key=lambda pair: not pair[0].is_base)[:MOST_LINES]
-    measured = {row.entry: _measured(row) for row, _ in drawn}
-    probed = {row.entry: _probed(model, request) for row, model in drawn}
-    spans = {row.entry: costmodel.probed_batches(model) for row, model in drawn}
-    batches = sorted({batch for found in (*measured.values(), *probed.values()) for batch in found}
-                     | {int(end) for span in spans.values() if span.low <= span.high for end in (span.low, span.high)})
-    lines = {row.entry: costmodel.line(model, prompt=request[0], output=request[1]) for row, model in drawn}
-    costs = [cost for found in (*measured.values(), *probed.values()) for cost in found.values()]
-    costs += [lines[entry].request(end) for entry, span in spans.items() for end in (span.low, span.high)]
-    costs = [cost for cost in costs if 0 < cost < math.inf]
+    models = sorted(alike, key=lambda pair: not pair[0].is_base)[:MOST_LINES]
+    drawn = [_drawn(row, model, request) for row, model in models]
+    batches = sorted({batch for one in drawn for batch in one.batches()})
+    costs = [cost for one in drawn for cost in one.costs()]
     if len(batches) < 2 or not costs:  # noqa: PLR2004 - one batch is no axis
         return None
     scale = _Scale(batches=(batches[0], batches[-1]), costs=(min(costs) / 1.15, max(costs) * 1.15))
-    labels = _apart([scale.y(max(lines[row.entry].request(max(spans[row.entry].high, 1)), scale.costs[0]))
-                     for row, _ in drawn])
-    curves = tuple(
-        Curve(number=number, row=row, path=_path(lines[row.entry], spans[row.entry], scale),
-              label_x=scale.x(min(max(spans[row.entry].high, scale.batches[0]), scale.batches[1])) + 16, label_y=label,
-              measured=_points(measured[row.entry], scale), probed=_points(probed[row.entry], scale),
-              predicted={batch: lines[row.entry].request(batch) for batch in batches if spans[row.entry].holds(batch)})
-        for number, ((row, _), label) in enumerate(zip(drawn, labels, strict=True), start=1))
-    beyond = dict.fromkeys(words for _, model in drawn
-                           for words in costmodel.beyond(model, prompt=request[0], output=request[1]))
+    beyond = [costmodel.beyond(model, prompt=request[0], output=request[1]) for _, model in models]
     return Picture(
-        curves=curves, batches=tuple(batches), below=tuple(Mark(value=one, at=scale.x(one)) for one in batches),
+        curves=_curves(drawn, batches, scale), batches=tuple(batches),
+        below=tuple(Mark(value=one, at=scale.x(one)) for one in batches),
         beside=tuple(Mark(value=one, at=scale.y(one)) for one in decades(*scale.costs)), prompt_tokens=request[0],
-        output_tokens=request[1], beyond=tuple(beyond), left_out=len(alike) - len(drawn),
+        output_tokens=request[1], beyond=tuple(dict.fromkeys(words for found in beyond for words in found)),
+        left_out=len(alike) - len(drawn),
     )
+
+
+def _drawn(row: Row, model: Fit, request: tuple[int, int]) -> _Drawn:
+    return _Drawn(row=row, line=costmodel.line(model, prompt=request[0], output=request[1]),
+                  span=costmodel.probed_batches(model), measured=_measured(row), probed=_probed(model, request))
+
+
+def _curves(drawn: Sequence[_Drawn], batches: Sequence[int], scale: _Scale) -> tuple[Curve, ...]:
+    ends = [min(max(one.span.high, scale.batches[0]), scale.batches[1]) for one in drawn]
+    costs = [min(max(one.line.request(end), scale.costs[0]), scale.costs[1]) for one, end in zip(drawn, ends, strict=True)]
+    heights = _apart([scale.y(cost) for cost in costs])
+    return tuple(
+        Curve(number=number, row=one.row, path=_path(one.line, one.span, scale), label_x=scale.x(end) + 16, label_y=height,
+              measured=_points(one.measured, scale), probed=_points(one.probed, scale),
+              predicted={batch: one.line.request(batch) for batch in batches if one.span.holds(batch)})
+        for number, (one, end, height) in enumerate(zip(drawn, ends, heights, strict=True), start=1))
 
 
 def _session(row: Row) -> tuple[str, str | None]:
@@ -157,13 +178,14 @@ def _probed(model: Fit, request: tuple[int, int]) -> dict[int, float]:
 
 
 def _between(known: dict[int, float], wanted: int) -> float | None:
-    """Interpolate on a straight line; None outside of what is known."""
+    """Interpolate the cost of a token on a straight line over the prompt's length; None outside of what is known."""
     below, above = [one for one in known if one <= wanted], [one for one in known if one >= wanted]
     if not below or not above:
         return None
     low, high = max(below), min(above)
     share = 0.0 if high == low else (wanted - low) / (high - low)
-    return known[low] + share * (known[high] - known[low])
+    # Attention makes a token dearer the longer its prompt: the cost of a prefill is no straight line, that of a token nearly is.
+    return wanted * (known[low] / low * (1 - share) + known[high] / high * share)
 
 
 def _points(found: dict[int, float], scale: _Scale) -> tuple[Point, ...]:
@@ -186,7 +208,7 @@ def _apart(places: Sequence[float]) -> list[float]:
     """Move the labels at the ends of lines apart, keeping their order."""
     order = sorted(range(len(places)), key=lambda index: places[index])
     found = [0.0] * len(places)
-    least = TOP
+    least = float(TOP)
     for index in order:
         found[index] = least = max(places[index], least)
         least += _APART

@@ -3,7 +3,7 @@
 Altair describes the chart and vl-convert draws it, without a browser. The same board gives the same bytes. Colour is
 never the only mark: the base is a diamond, variants are discs, cost-only rows hollow squares, and all are named.
 
-    quality_cost(board, words, theme=LIGHT, width=760)   # "<svg ...>"
+    quality_cost(board, words, theme=chartstyle.LIGHT, width=760)   # "<svg ...>"
 """
 
 from __future__ import annotations
@@ -18,51 +18,16 @@ import altair as alt
 import vl_convert
 from altair.utils import schemapi
 
+from jouleboard.chartstyle import Theme, Words, config
 from jouleboard.formats import visible
 from jouleboard.labels import CHAR_PX, LINE_PX, Box, Frame, length_px, line_offsets, name_lines, path_boxes, spot
 from jouleboard.rows import Board, Estimate, Row
-from jouleboard.views import cost
 
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 LABELLED = 12
 """With more rows than this, points carry their rank instead of their name."""
 LONGEST_NAME, LONGEST_NARROW = 48, 32  # characters of one line
 _PLOT_HEIGHT, _STRIP_LINE, _NARROW = 320, 26, 400
 _INTERVAL: dict[str, Any] = {"strokeWidth": 2, "opacity": 0.55}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Theme:
-    """Colours of one scheme (Okabe-Ito hues, darkened or lightened for 4.5:1 on the page)."""
-
-    ink: str
-    muted: str
-    grid: str
-    base: str
-    variant: str
-    withheld: str
-    surface: str
-
-
-LIGHT = Theme(
-    ink="#1d1c1a", muted="#5f5b54", grid="#e7e2d9", base="#1d1c1a", variant="#0065a4", withheld="#a34a00",
-    surface="#ffffff",
-)  # fmt: skip
-DARK = Theme(
-    ink="#f0eee9", muted="#aaa59b", grid="#33373f", base="#f0eee9", variant="#6ec1ff", withheld="#ffae66",
-    surface="#1b1e24",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
-    """The texts of the chart, from a template."""
-
-    quality: str
-    cost: str
-    cost_short: str
-    chance: str
-    cost_only: str
 
 
 def frontier(board: Board) -> tuple[Row, ...]:
@@ -88,7 +53,7 @@ def specification(board: Board, words: Words, *, theme: Theme, width: int = 760)
     """Describe the chart of a board; None where no row has a cost."""
     points = _points(board)
     shown = {point.row.entry for point in points}
-    alone = [(row, found) for row in (*board.ranked, *board.unranked) if (found := cost(board, row))]
+    alone = [(row, found) for row in (*board.ranked, *board.unranked) if (found := row.headline_cost)]
     alone = [(row, found) for row, found in alone if row.entry not in shown]
     if not points and not alone:
         return None
@@ -100,7 +65,7 @@ def specification(board: Board, words: Words, *, theme: Theme, width: int = 760)
         panels.append(_plot(board, points, axes, words.chance, theme))
     if alone:
         panels.append(_strip(alone, words, frame, theme, many=_many_models(board)))
-    chart: alt.VConcatChart = alt.vconcat(*panels, spacing=14).configure(**_config(theme))
+    chart: alt.VConcatChart = alt.vconcat(*panels, spacing=14).configure(**config(theme))
     return chart
 
 
@@ -114,7 +79,7 @@ class _Point:
 
 
 def _points(board: Board) -> list[_Point]:
-    found = [(row, cost(board, row), row.quality) for row in board.ranked]
+    found = [(row, row.headline_cost, row.quality) for row in board.ranked]
     return [_Point(row=row, cost=x, quality=y) for row, x, y in found if x and y]
 
 
@@ -295,17 +260,3 @@ def _strip(
         for align in ("left", "right")
     ]
     return alt.layer(*layers).properties(width=frame.width, height=step * len(alone))
-
-
-def _config(theme: Theme) -> dict[str, Any]:
-    text = {"labelColor": theme.muted, "titleColor": theme.ink, "labelFontSize": 12, "titleFontSize": 13}
-    return {
-        "background": theme.surface,
-        "font": FONT,
-        "aria": False,
-        "padding": 4,
-        "axis": {**text, "gridColor": theme.grid, "domainColor": theme.muted, "tickColor": theme.muted,
-                 "titleFontWeight": 600, "titlePadding": 10, "labelPadding": 6},
-        "view": {"stroke": None},
-        "title": {"anchor": "start", "fontSize": 13, "fontWeight": 600},
-    }  # fmt: skip

@@ -150,14 +150,17 @@ def _hardware_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
                        description="List all declared profiles, and for each whether it fits this machine or why not.")
     show = actions.add_parser("show", help="one profile: every figure with its source", description="Print one profile.")
     show.add_argument("id", nargs="?", metavar="ID", help="which one")
-    actions.add_parser("detect", help="the profile of this machine, or the text of a new one for its GPU",
-                       description="Print as YAML the profile that fits this machine. For a GPU that no profile declares, "
-                       "print a new one with what the device says of itself, ready to be saved as hardware/ID.yaml.")
-    calibrate = actions.add_parser("calibrate", help="measure how often the energy counter moves, and compare with the profile",
-                                   description="Watch the energy counter of the device that is here: how often it moves, and "
-                                   "whether it agrees with the power readings. Needs a device with a sensor, and nothing else on it.")
+    detect = actions.add_parser("detect", help="the profile of this machine, or the text of a new one for its GPU",
+                                description="Print as YAML the profile that fits this machine. For a GPU that no profile declares, "
+                                "print a new one with what the device says of itself, ready to be saved as hardware/ID.yaml.")
+    detect.add_argument("--hardware", choices=["simulated-gpu"],
+                        help="look at the machine with the simulated GPU of the source checkout instead")
+    calibrate = actions.add_parser("calibrate", help="measure the device's own figures, and compare with the profile",
+                                   description="Watch the sensor of the idle device that is here: how often its energy counter "
+                                   "moves, whether that agrees with its power readings, idle power and limits; beside what the "
+                                   "profile declares, with lines to paste into it. A GPU needs a profile first: see detect.")
     calibrate.add_argument("--hardware", metavar="ID", help="a declared profile (default: the one that fits this machine)")
-    calibrate.add_argument("--seconds", metavar="N", type=_positive, help="how long to watch")
+    calibrate.add_argument("--seconds", metavar="N", type=_positive, help="how long to watch (default: 30)")
     top.set_defaults(function=_hardware, id=None)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from jouleboard import catalogue, forecast, hardware, paths, plan, sources, store
-from jouleboard.declared import GeneratedSource, HubSource, PathSource, Plan, PlanTask
+from jouleboard.declared import GeneratedSource, Hardware, HubSource, PathSource, Plan, PlanTask
 from jouleboard.errors import OutOfTimeError, PlanError
 from jouleboard.plan import Family
 from jouleboard.progress import Display
@@ -44,12 +44,13 @@ def run(options: RunOptions) -> int:
     from jouleboard import run as runner  # noqa: PLC0415 - scipy-sized imports only when something runs
 
     chosen = adapt(catalogue.plan(options.plan or DEFAULT_PLAN), options)
-    profile = hardware.resolve(options.hardware)
+    here = hardware.look()
+    profile = hardware.resolve(options.hardware, here)
     families = plan.families(chosen, profile)
-    out = options.out or default_out(chosen)
+    out = options.out or default_out(chosen, profile)
     display = Display()
     deadline_s = None if options.stop_after_min is None else time.monotonic() + 60 * options.stop_after_min
-    print(describe(chosen, families, out))
+    print(describe(chosen, families, out, unused=hardware.unused_gpus(profile, here)))
     if options.dry_run:
         print("\n".join([*forecast.lines(families), *needs(families)]))
         return 0
@@ -72,12 +73,16 @@ def run(options: RunOptions) -> int:
     return 0 if len(complete) == len(results) else 1
 
 
-def default_out(chosen: Plan) -> Path:
-    """Return `runs/<plan>`, with a digest of the plan behind it where the command line changed the plan."""
+def default_out(chosen: Plan, profile: Hardware) -> Path:
+    """Return `runs/<plan>`, with a digest of the plan behind it where the command line changed the plan.
+
+    A simulated run has a folder of its own.
+    """
     declared = paths.data_folder("plans") / f"{chosen.id}.yaml"
+    name = chosen.id if profile.method != "simulated" else f"{chosen.id}-{profile.id}"
     if declared.is_file() and catalogue.plan(chosen.id) == chosen:
-        return Path("runs") / chosen.id
-    return Path("runs") / f"{chosen.id}-{store.digest(chosen)[:8]}"
+        return Path("runs") / name
+    return Path("runs") / f"{name}-{store.digest(chosen)[:8]}"
 
 
 def adapt(chosen: Plan, options: RunOptions) -> Plan:
@@ -95,8 +100,15 @@ def adapt(chosen: Plan, options: RunOptions) -> Plan:
     return plan.limited(chosen, options.limit)
 
 
-def describe(chosen: Plan, families: Sequence[Family], out: Path) -> str:
-    """Say what is going to be run."""
+def describe(chosen: Plan, families: Sequence[Family], out: Path, *, unused: Sequence[str] = ()) -> str:
+    """Say what is going to be run.
+
+    Args:
+        chosen: the plan.
+        families: what it names.
+        out: the run folder.
+        unused: names of GPUs that are here and are not measured.
+    """
     first = families[0]
     energy = chosen.energy
     tasks = ", ".join(f"{row.task} ({row.limit or 'all'})" for row in chosen.tasks)
@@ -111,10 +123,11 @@ def describe(chosen: Plan, families: Sequence[Family], out: Path) -> str:
         + (f"at least {energy.window_s:.0f} s" if energy.window_s else "one loop") + f"; {chosen.threads} thread(s)",
         f"folder    {out}",
     ]
-    unused = hardware.unused_gpus(first.hardware)
+    if first.hardware.method == "simulated":
+        lines.append("note      SIMULATED: the power is invented, the model computes on the processor; never ranked, never published")
     if unused:
         lines.append(f"note      there is a GPU here ({', '.join(unused)}) that no declared profile fits, so it is not used: "
-                     "copy hardware/nvidia-h100-sxm-80gb.yaml to a profile of your own")
+                     "`jouleboard hardware detect` writes one to begin with")
     if chosen.provisional:
         lines.append(f"note      figures are provisional: {chosen.provisional}")
     return "\n".join(lines)

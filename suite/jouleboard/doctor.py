@@ -75,18 +75,19 @@ def _sensors(here: hardware.Machine) -> Iterator[Finding]:
     yield _gpu(here, "nvml", here.nvidia, "NVIDIA GPU", _why_no_nvidia)
     yield _rapl(here)
     yield _gpu(here, "amdsmi", here.amd, "AMD GPU", _why_no_amd)
-    yield _on_chip("NVIDIA Jetson", here.jetson, "no: the device tree does not speak of one",
-                   "run on a Jetson Orin; its power monitors are read through Zeus")
+    yield Finding(topic="NVIDIA Jetson", ok=here.jetson,
+                  found=here.board or "yes" if here.jetson else "no: the device tree does not speak of one",
+                  remedy=None if here.jetson else "run on a Jetson Orin; its power monitors are read through Zeus")
+    yield _apple(here)
+
+
+def _apple(here: hardware.Machine) -> Finding:
     if not here.apple:
-        yield _on_chip("Apple processor", False, "no: this is no Mac with an Apple processor",  # noqa: FBT003
-                       "run on a Mac with an M-series processor; its energy counters are read through Zeus")
-    else:
-        yield Finding(topic="Apple processor", ok=detect.apple_sensor(), found=here.processor,
-                      remedy=None if detect.apple_sensor() else "pip install zeus-apple-silicon")
-
-
-def _on_chip(topic: str, there: bool, absent: str, remedy: str) -> Finding:  # noqa: FBT001 - read beside its topic
-    return Finding(topic=topic, ok=there, found="yes" if there else absent, remedy=None if there else remedy)
+        return Finding(topic="Apple processor", ok=False, found="no: this is no Mac with an Apple processor",
+                       remedy="run on a Mac with an M-series processor; its energy counters are read through Zeus")
+    there = detect.apple_sensor()
+    return Finding(topic="Apple processor", ok=there, found=here.processor,
+                   remedy=None if there else "pip install zeus-apple-silicon: Zeus reads the counters through it")
 
 
 def _gpu(here: hardware.Machine, sensor: str, present: detect.Gpus, topic: str, why: Callable[[str], Finding]) -> Finding:

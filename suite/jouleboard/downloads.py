@@ -12,9 +12,16 @@ from typing import Any
 
 import msgspec
 
-from jouleboard.rows import Board, Estimate, Row
+from jouleboard.costmodel import Crossover
+from jouleboard.rows import Board, Estimate, Latency, Row
 
 Cell = str | int | float | bool | None
+_ENERGIES = ("energy_j_per_ktoken", "energy_j_per_request", "quality_per_kilojoule")
+
+
+def _kind(row: Row) -> str:
+    """Say what a row's joules are; columns of different kinds never share a name."""
+    return "simulated" if row.report.method == "simulated" else "estimated" if row.energy_is_estimate else "measured"
 
 
 def board_json(board: Board) -> str:
@@ -26,12 +33,10 @@ def board_json(board: Board) -> str:
 
 
 def _row_object(row: Row, builtins: dict[str, Any]) -> dict[str, Any]:
-    energy, per_kilojoule = builtins.pop("energy_j_per_ktoken"), builtins.pop("quality_per_kilojoule")
-    kind = "estimated" if builtins.pop("energy_is_estimate") else "measured"
-    report = row.report
+    kind, report = _kind(row), row.report
+    builtins.pop("energy_is_estimate")
+    builtins |= {f"{kind}_{name}": builtins.pop(name) for name in _ENERGIES}
     builtins |= {
-        f"{kind}_energy_j_per_ktoken": energy,
-        f"{kind}_quality_per_kilojoule": per_kilojoule,
         "report": {
             "created_utc": report.created_utc,
             "digest": report.digest,
@@ -58,8 +63,6 @@ def board_csv(board: Board) -> str:
 
 def _line(row: Row) -> dict[str, Cell]:
     report = row.report
-    estimated = row.energy_j_per_ktoken if row.energy_is_estimate else None
-    measured = None if row.energy_is_estimate else row.energy_j_per_ktoken
     line: dict[str, Cell] = {
         "rank": row.rank,
         "entry": row.entry,
@@ -68,15 +71,18 @@ def _line(row: Row) -> dict[str, Cell]:
         "variant": report.recipe_title,
         "is_base": row.is_base,
         "status": report.status,
+        "workload": row.workload,
+        "batch": row.batch,
         "badges": " ".join(row.badges),
         "unranked": row.unranked,
         **_spread("quality", row.quality),
         **_spread("cpu_s_per_ktoken", row.cpu_s_per_ktoken),
+        **_spread("cpu_s_per_request", row.cpu_s_per_request),
         **_spread("cost_ratio", row.cost_ratio),
-        **_spread("measured_energy_j_per_ktoken", measured),
-        **_spread("estimated_energy_j_per_ktoken", estimated),
-        **_spread("measured_quality_per_kilojoule", None if row.energy_is_estimate else row.quality_per_kilojoule),
-        **_spread("estimated_quality_per_kilojoule", row.quality_per_kilojoule if row.energy_is_estimate else None),
+        **_energies(row),
+        **_latency("first_token", row.first_token),
+        **_latency("inter_token", row.inter_token),
+        **_crossover(row.crossover),
         "weight_bytes": row.weight_bytes,
         "peak_memory_bytes": row.peak_memory_bytes,
         "report_digest": report.digest,
@@ -86,6 +92,31 @@ def _line(row: Row) -> dict[str, Cell]:
     for cell in row.tasks:
         line |= _spread(f"{cell.task}.{cell.metric}", cell.score)
     return line
+
+
+def _energies(row: Row) -> dict[str, Cell]:
+    line: dict[str, Cell] = {}
+    for name in _ENERGIES:
+        for kind in dict.fromkeys(("measured", "estimated", _kind(row))):
+            line |= _spread(f"{kind}_{name}", getattr(row, name) if kind == _kind(row) else None)
+    return line
+
+
+def _latency(name: str, found: Latency | None) -> dict[str, Cell]:
+    return {f"{name}_median_s": None if found is None else found.median_s,
+            f"{name}_p95_s": None if found is None else found.p95_s}
+
+
+def _crossover(found: Crossover | None) -> dict[str, Cell]:
+    return {
+        "crossover_cheaper": None if found is None else found.cheaper,
+        "crossover_batch": None if found is None else found.batch,
+        "crossover_batch_low": None if found is None else found.low,
+        "crossover_batch_high": None if found is None else found.high,
+        "crossover_decided": None if found is None else found.decided,
+        "crossover_extrapolated": None if found is None else "; ".join(found.extrapolated),
+        "crossover_reason": None if found is None else found.reason,
+    }
 
 
 def _spread(name: str, estimate: Estimate | None) -> dict[str, Cell]:

@@ -21,6 +21,8 @@ from jouleboard.sessionfile import SessionState
 from jouleboard.units import Worker
 
 When = Literal["before", "after"]
+REST_S = 2.0
+"""Waited before an idle window."""
 SESSION = "session"
 """Names the traces that belong to no variant."""
 
@@ -43,8 +45,8 @@ def measure(session: Session) -> bool:
     with session.display.phase("energy", f"{len(order)} trials ({cells}; replay is {tokens} tokens), base first and last"):
         for recipe in session.alive:
             session.guard(recipe.id, "energy", _forget_peak)
-        _canary(session, "before")
         idle(session, "before", context=True)
+        _canary(session, "before")
         trials.run(session, rows)
         for recipe in session.alive:
             session.require_time(trials.SAMPLE_EVERY_S, "the live eval")
@@ -52,8 +54,8 @@ def measure(session: Session) -> bool:
     with session.display.phase("probes", "prefill and decode"):
         for recipe in session.alive:
             session.guard(recipe.id, "probes", partial(probing.run, session, recipe))
-        idle(session, "after", context=True)
         _canary(session, "after")
+        idle(session, "after", context=True)
     return True
 
 
@@ -107,6 +109,8 @@ def idle(session: Session, when: When, *, context: bool) -> None:
         return
     session.require_time(seconds, "the idle window")
     name = f"idle-{when}-{'with' if context else 'without'}"
+    # What was computed just now is still in the last tick of the counter, and in the sensors' averages.
+    time.sleep(min(REST_S, seconds))
     opened = OpenWindow(session.meter, None, name)
     time.sleep(seconds)
     window, samples = opened.close()

@@ -21,6 +21,7 @@ import msgspec
 from jouleboard.rows import Estimate
 
 MINUS = "\N{MINUS SIGN}"
+_RAISED = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
 ONE_LINE = 96
 MEGA = 1e6
 # Control characters, bidirectional overrides and isolates, zero-width characters, and lone surrogates: each can make a
@@ -59,6 +60,17 @@ def sig(value: float, digits: int = 3) -> str:
     # The rounding can add a digit before the point (0.9996 -> 1.000), so the exponent is taken after it.
     exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
     return fixed(value, min(digits - 1 - exponent, 9))
+
+
+_PLAIN = (1e-3, 1e5)
+
+
+def scientific(value: float) -> str:
+    """Format with three significant digits, with a power of ten where zeros would be counted."""
+    if value == 0 or not math.isfinite(value) or _PLAIN[0] <= abs(value) < _PLAIN[1]:
+        return sig(value)
+    digits, _, power = f"{value:.2e}".partition("e")
+    return f"{digits.replace('-', MINUS)}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}10{str(int(power)).translate(_RAISED)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +147,7 @@ FILTERS: dict[str, Callable[..., object]] = {
     "megabytes": megabytes,
     "percent": percent,
     "px": px,
+    "scientific": scientific,
     "short": short,
     "shown": shown,
     "sig": sig,

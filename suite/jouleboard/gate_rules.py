@@ -18,6 +18,7 @@ Consequence = Literal["void", "unranked", "no-verdict", "provisional", "none"]
 """What a failing gate does: its window does not count; the entry has no rank; no verdict is given against the base; the
 entry is marked provisional; nothing, the figure is published."""
 
+ROUNDING = 1e-9
 MOST = 1e12
 """A value beyond it is written as text: no number of a report is larger (`declared.Finite`)."""
 
@@ -183,8 +184,23 @@ def absent(name: str, subject: str, code: str) -> Gate:
 
 def cell_name(workload: str, batch: int | None) -> str:
     """Return the subject of a cell's gates: `replay`, `chat-b64`."""
-    plain = re.sub(r"[^a-z0-9-]", "-", workload)[:40]
+    plain = re.sub(r"[^a-z0-9-]", "-", workload)[:36]
     return plain if batch is None else f"{plain}-b{batch}"
+
+
+def above(value: float, limit: float) -> bool:
+    """Whether a value is above a limit by more than rounding: 73.5 W after 70 W are 5 %, not more."""
+    return value > limit and not math.isclose(value, limit, rel_tol=ROUNDING)
+
+
+def below(value: float, limit: float) -> bool:
+    """Whether a value is below a limit by more than rounding."""
+    return above(limit, value)
+
+
+def allowed(name: str) -> float:
+    """Return the limit of a rule that has one number."""
+    return RULES[name].limit or 0.0
 
 
 def code_of(void: str) -> str:

@@ -20,7 +20,10 @@ from jouleboard.gate_rules import (
     LEAST_REPEATS,
     LEAST_TICKS,
     RULES,
+    above,
     absent,
+    allowed,
+    below,
     cell_name,
     gate,
     passed,
@@ -76,16 +79,11 @@ def _window_length(name: str, trials: Sequence[Trial], known: Facts) -> Gate:
     shortest_s = min(trial.window.duration_s for trial in trials)
     ticks = quotient(shortest_s, known.tick_s)
     words = f"the shortest window is {shortest_s:.6g} s" + ("" if ticks is None else f", {ticks:.6g} ticks of the counter")
-    short = shortest_s < (RULES["window-length"].limit or 0) or (ticks is not None and _rounds_below(ticks, LEAST_TICKS))
+    short = shortest_s < allowed("window-length") or (ticks is not None and below(ticks, LEAST_TICKS))
     if short:
         return gate("window-length", name, "fail", "too-short", f"{words}; wanted are 60 s" + (
             "" if ticks is None else f" and {LEAST_TICKS} ticks"), value=shortest_s)
     return passed("window-length", name, words, value=shortest_s)
-
-
-def _rounds_below(value: float, limit: float) -> bool:
-    """Whether a quotient is below a limit by more than its own rounding: 30.0 / 0.1 is 300."""
-    return value < limit and not math.isclose(value, limit, rel_tol=1e-9)
 
 
 def _repeats(name: str, trials: Sequence[Trial], known: Facts) -> Gate:
@@ -102,7 +100,7 @@ def _repeats(name: str, trials: Sequence[Trial], known: Facts) -> Gate:
         return gate("repeats", name, "fail", "no-cost", "the trials cost nothing")
     words = f"{len(there)} valid trials, whose {unit(known)} a token vary by {100 * share:.4g} %"
     make = partial(gate, "repeats", name, reason=words, value=share)
-    if share > (RULES["repeats"].limit or 0):
+    if above(share, allowed("repeats")):
         return make("fail", "spread")
     return make("unverified", "provisional-repeats") if len(there) < FULL_REPEATS else make("pass", "pass")
 
@@ -132,7 +130,7 @@ def _load(name: str, trials: Sequence[Trial], known: Facts) -> Gate:
     share = (mean(watts) - known.idle_w) / (known.limit_w - known.idle_w)
     words = (f"{mean(watts):.6g} W on average, idle {known.idle_w:.6g} W, limit {known.limit_w:.6g} W: "
              f"{100 * share:.4g} % of what the device can take")
-    if share < (RULES["load"].limit or 0):
+    if below(share, allowed("load")):
         return gate("load", name, "fail", "no-verdict", words, value=share)
     return passed("load", name, words, value=share)
 
@@ -164,7 +162,7 @@ def _moved(subject: str, before: float | None, after: float | None, words: str) 
         return absent("drift", subject, "not-measured")
     share = abs(ratio - 1)
     text = f"{words.format(before, after)}: {100 * share:.4g} % apart"
-    if share > (RULES["drift"].limit or 0):
+    if above(share, allowed("drift")):
         return gate("drift", subject, "fail", "drifted", text, value=share)
     return passed("drift", subject, text, value=share)
 
@@ -205,7 +203,7 @@ def _idle(report: Report, rows: Mapping[str, Sequence[Sample]], known: Facts) ->
             worst = max((share, text), worst or (share, text))
     if worst is None:
         return gate("idle", SESSION, "unverified", "not-measured", RULES["idle"].codes["not-measured"])
-    if worst[0] > (RULES["idle"].limit or 0):
+    if above(worst[0], allowed("idle")):
         return gate("idle", SESSION, "fail", "idle-moved", worst[1], value=worst[0])
     return passed("idle", SESSION, worst[1], value=worst[0])
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from jouleboard.gate_facts import Facts, mean
-from jouleboard.gate_rules import LEAST_BLOCKS, LEAST_SAMPLES, MOST_BLOCKS, RULES, absent, gate, passed
+from jouleboard.gate_rules import LEAST_BLOCKS, LEAST_SAMPLES, MOST_BLOCKS, RULES, above, absent, allowed, gate, passed
 from jouleboard.records import Gate, Trial
 from jouleboard.traces import Sample
 
@@ -44,7 +44,7 @@ def steady(trial: Trial, rows: Sequence[Sample], known: Facts) -> Gate:
     drift = round(drift, 9)
     words = (f"over {len(powers)} blocks of whole loops the {'power' if known.sensor else 'CPU time a second'} moved by "
              f"{100 * drift:.4g} % of its mean")
-    if drift > (RULES["steady"].limit or 0):
+    if above(drift, allowed("steady")):
         return gate("steady", name, "fail", "drifting", words, value=drift)
     return passed("steady", name, words, value=drift)
 

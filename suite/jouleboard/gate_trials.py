@@ -20,7 +20,10 @@ from jouleboard.gate_rules import (
     POWER_CAP,
     RULES,
     UNVERIFIED_SHARE,
+    above,
     absent,
+    allowed,
+    below,
     code_of,
     gate,
     passed,
@@ -114,7 +117,7 @@ def _limit(window: Window, rows: Sequence[Sample], known: Facts) -> Gate:
     ends = [None if state is None else state.power_limit_w for state in (window.start, window.end)]
     seen = [watts for watts in (*ends, *(row.limit_w for row in rows)) if watts is not None]
     furthest = max(seen, key=lambda watts: abs(watts - declared_w), default=None)
-    if furthest is not None and abs(furthest - declared_w) > LIMIT_SLACK_W:
+    if furthest is not None and above(abs(furthest - declared_w), LIMIT_SLACK_W):
         return gate("limit", window.name, "fail", "limit-changed",
                     f"the limit in force was {furthest:.6g} W, declared are {declared_w:.6g} W", value=furthest,
                     limit=declared_w)
@@ -164,9 +167,9 @@ def _bounds(window: Window, _rows: Sequence[Sample], known: Facts) -> Gate:
     limit = f"{'-' if low_w is None else f'{low_w:.6g}'} to {'-' if high_w is None else f'{high_w:.6g}'} W"
     make = partial(gate, "bounds", window.name, reason=f"{watts:.6g} W on average, possible are {limit}", value=watts,
                    limit=limit)
-    if low_w is not None and watts < low_w:
+    if low_w is not None and below(watts, low_w):
         return make("fail", "below-idle")
-    return make("fail", "above-limit") if high_w is not None and watts > high_w else make("pass", "pass")
+    return make("fail", "above-limit") if high_w is not None and above(watts, high_w) else make("pass", "pass")
 
 
 def _cross_check(window: Window, _rows: Sequence[Sample], known: Facts) -> Gate:
@@ -182,9 +185,10 @@ def _cross_check(window: Window, _rows: Sequence[Sample], known: Facts) -> Gate:
     share = abs(counter_j - integral_j) / counter_j
     words = f"counter {counter_j:.6g} J, integral {integral_j:.6g} J: {100 * share:.4g} % apart"
     make = partial(gate, "cross-check", window.name, reason=words, value=share)
-    if share <= (RULES["cross-check"].limit or 0):
+    if not above(share, allowed("cross-check")):
         return make("pass", "pass")
-    return make("unverified", "integral-unsure") if share <= UNVERIFIED_SHARE else make("fail", "integral-differs")
+    unsure = not above(share, UNVERIFIED_SHARE)
+    return make("unverified", "integral-unsure") if unsure else make("fail", "integral-differs")
 
 
 def _clock(window: Window, _rows: Sequence[Sample], _known: Facts) -> Gate:
@@ -193,7 +197,7 @@ def _clock(window: Window, _rows: Sequence[Sample], _known: Facts) -> Gate:
     apart_s = abs(window.wall_s - window.duration_s)
     share = apart_s / window.duration_s
     words = f"{window.duration_s:.6g} s by the steady clock, {window.wall_s:.6g} s by the wall clock"
-    if share > (RULES["clock"].limit or 0) and apart_s > CLOCK_SLACK_S:
+    if above(share, allowed("clock")) and apart_s > CLOCK_SLACK_S:
         return gate("clock", window.name, "fail", "clock-stepped", words, value=share)
     return passed("clock", window.name, words, value=share)
 

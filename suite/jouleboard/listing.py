@@ -81,10 +81,10 @@ def detect_hardware() -> int:
 
 def calibrate_hardware(ident: str | None, seconds: float | None) -> int:
     """Measure the counter's tick, the sampled share and idle power of the device that is here, beside what is declared."""
+    profile = hardware.resolve(ident)
     # It imports Zeus, which takes seconds.
     from jouleboard.meters.calibrate import calibrate  # noqa: PLC0415
 
-    profile = hardware.resolve(ident)
     return calibrate(profile) if seconds is None else calibrate(profile, seconds)
 
 

@@ -84,7 +84,8 @@ def new_profile(gpu: detect.Gpu, sensor: str) -> str:
     library = _LIBRARY[sensor]
     lines = [
         _comment(f"No declared profile is of this GPU. Save this as hardware/{ident}.yaml, and fill in what you have a source for."),
-        f"id: {ident}\ntitle: {json.dumps(gpu.name)}\n",
+        # Quoted: a name may read as a number, or as `no`.
+        f"id: {json.dumps(ident)}\ntitle: {json.dumps(gpu.name)}\n",
         f"description: {json.dumps(f'One {gpu.name}, its own energy counter read through Zeus.')}\nvendor: {_VENDOR[sensor]}\n",
         f"category: {'workstation' if _WORKSTATION.search(gpu.name) else 'datacentre'}\n",
         f"sensor: {sensor}\ndevice_pattern: {json.dumps(pattern)}\nmethod: gpu_counter\nboundary: gpu\n",

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import jinja2
 
-from jouleboard import charts, downloads, formats, repeat, store, views
+from jouleboard import catalogue, charts, chartstyle, costs, downloads, entryviews, formats, repeat, store, views
+from jouleboard.chartstyle import Words
+from jouleboard.declared import Workload
 from jouleboard.errors import JouleboardError
 from jouleboard.paths import data_folder
 from jouleboard.records import FileDigest
@@ -27,7 +29,7 @@ MARKER = ".jouleboard-site"
 """A file that only a build of ours leaves: without it a folder is never replaced."""
 MARKER_TEXT = "A site that `jouleboard build` made; the next build replaces this whole folder.\n"
 WIDTHS = {"wide": 860, "narrow": 380}
-THEMES = {"light": charts.LIGHT, "dark": charts.DARK}
+THEMES = {"light": chartstyle.LIGHT, "dark": chartstyle.DARK}
 RAW = (store.REPORT, store.ITEMS, store.TRACE)
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}")
 
@@ -80,7 +82,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.filters |= formats.FILTERS | {"standing": views.standing, "trial_cost": views.trial_cost}
+    env.filters |= formats.FILTERS | {"standing": views.standing, "trial_cost": costs.headline_cost}
     return env
 
 
@@ -116,22 +118,26 @@ class _Site:
 
 
 def _pages(site: _Site, boards: Sequence[Board], folders: Mapping[str, Path], problems: Sequence[str]) -> None:
-    shown = [views.board_view(board) for board in boards]
+    declared = catalogue.load_all(data_folder("workloads"), Workload)
+    shown = [views.board_view(board, declared) for board in boards]
     site.page("index.html", "index.html.j2", views=shown, problems=list(problems))
     site.page("404.html", "404.html.j2")
-    done: set[str] = set()
+    places: dict[str, list[tuple[Board, Row]]] = {}
     for board in boards:
         site.write(f"data/board-{board.key}.json", downloads.board_json(board))
         site.write(f"data/board-{board.key}.csv", downloads.board_csv(board))
         _charts(site, board)
         for row in (*board.ranked, *board.unranked):
-            # An entry may stand on several boards; its one page belongs to the first of them.
-            if row.entry not in done:
-                done.add(row.entry)
-                _entry(site, board, row, folders.get(row.entry))
+            places.setdefault(row.entry, []).append((board, row))
+    for entry, found in places.items():
+        _entry(site, found, declared, folders.get(entry))
 
 
-def _entry(site: _Site, board: Board, row: Row, folder: Path | None) -> None:
+def _entry(
+    site: _Site, places: Sequence[tuple[Board, Row]], declared: Mapping[str, Workload], folder: Path | None
+) -> None:
+    """Write the page of an entry, which may stand on several boards; the first of them leads."""
+    board, row = places[0]
     home = f"entries/{row.entry}"
     site.page(
         f"{home}/index.html",
@@ -139,9 +145,9 @@ def _entry(site: _Site, board: Board, row: Row, folder: Path | None) -> None:
         board=board,
         row=row,
         report=row.report,
-        cells={cell.task: cell for cell in row.tasks},
+        tasks={cell.task: cell for cell in row.tasks},
         withheld=views.withheld_codes(row),
-        strip=views.strip(board, row),
+        view=entryviews.entry_view(places, declared),
         repeat=repeat.repeat(row.report),
         raw=_raw(site, row, folder, home),
     )
@@ -163,7 +169,7 @@ def _raw(site: _Site, row: Row, folder: Path | None, home: str) -> list[RawFile]
 
 
 def _charts(site: _Site, board: Board) -> None:
-    words = _words(site.env, cpu_time=board.is_cpu_time)
+    words = _words(site.env, board)
     for scheme, theme in THEMES.items():
         for size, width in WIDTHS.items():
             drawn = charts.quality_cost(board, words, theme=theme, width=width)
@@ -171,16 +177,15 @@ def _charts(site: _Site, board: Board) -> None:
                 site.write(f"charts/board-{board.key}-{size}-{scheme}.svg", drawn)
 
 
-def _words(env: jinja2.Environment, *, cpu_time: bool) -> charts.Words:
-    """Read the words of the charts from their template."""
+def _words(env: jinja2.Environment, board: Board) -> Words:
+    """Read the words of a board's chart from their template."""
     known: dict[str, object] = vars(env.get_template("chart_words.j2").make_module())
-    kind = "cpu_cost" if cpu_time else "joule_cost"
-    return charts.Words(
-        quality=str(known["quality"]),
-        cost=str(known[kind]),
-        cost_short=str(known[f"{kind}_short"]),
-        chance=str(known["chance"]),
-        cost_only=str(known["cost_only"]),
+    kind = "simulated" if board.is_simulated else "cpu" if board.is_cpu_time else "joules"
+    short = f"{known[kind]} {known['a_request' if board.is_serving else 'a_ktoken']}"
+    more = str(known[f"{kind}_more"])
+    return Words(
+        quality=str(known["quality"]), cost=f"{short}{more}" if more.startswith(",") else f"{short} {more}", cost_short=short,
+        chance=str(known["chance"]), cost_only=str(known["simulated_only" if board.is_simulated else "cost_only"]),
     )
 
 

@@ -90,7 +90,11 @@ def _root() -> Path:
 def _new_folder() -> Path:
     """Make a folder that names this process, whose id stays through `execve`; sweep those of processes that have died."""
     machines = _root() / "machines"
-    machines.mkdir(parents=True, exist_ok=True)
+    try:
+        machines.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HardwareError(f"the simulated GPU cannot be built there ({error.strerror})", file=machines,
+                            remedy="set JOULEBOARD_CACHE to a folder that you may write to") from None
     for left in machines.iterdir():
         owner = re.match(r"(\d{1,9})-", left.name)
         if owner is not None and not _lives(int(owner[1])):

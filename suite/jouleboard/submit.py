@@ -11,7 +11,7 @@ import datetime as dt
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,9 +122,8 @@ def refusal(report: Report) -> str | None:
         return f"it is {SIMULATED}: no device was measured"
     if _has_no_source(report):
         return "its model has no public source (kind `path`), so nobody could measure it again"
-    rule: Callable[[Report], str | None] | None = getattr(check, "publishable", None)
     # A failed entry is left out, whatever else is wrong with it.
-    return rule(report) if rule is not None and report.status == "complete" else None
+    return check.publishable(report) if report.status == "complete" else None
 
 
 def is_simulated(report: Report) -> bool:
@@ -244,13 +243,12 @@ def proposal(root: Path, places: Sequence[Path], entries: Sequence[Entry]) -> li
     models, hardware = ({getattr(entry.report, name) for entry in entries} for name in ("model", "hardware"))
     relative = [place.resolve().relative_to(checkout).as_posix() for place in places]
     title = f"{len(places)} entries of {', '.join(sorted(models))} on {', '.join(sorted(hardware))}"
-    say: Callable[[str], str] = shlex.quote
     return [
         "", "to propose them (nothing was sent, git was not run):",
-        f"  cd {say(str(checkout))}",
-        f"  git switch --create {say(branch)}",
-        "  git add -- " + " ".join(say(path) for path in relative),
-        f"  git commit -m {say(title)}",
-        f"  git push --set-upstream origin {say(branch)}",
+        f"  cd {shlex.quote(str(checkout))}",
+        f"  git switch --create {shlex.quote(branch)}",
+        "  git add -- " + " ".join(shlex.quote(path) for path in relative),
+        f"  git commit -m {shlex.quote(title)}",
+        f"  git push --set-upstream origin {shlex.quote(branch)}",
         "then open a pull request from that branch; it holds entries only, no code",
     ]

@@ -201,7 +201,7 @@ def live(session: Session, recipe: Recipe, worker: Worker) -> None:
     request = protocol.Evaluate(
         task=first.task, documents=str(data.path), data_sha256=data.data_sha256, unparsed=len(data.unparsed),
         limit=energy.live_items, seed=session.family.plan.seed, withheld=None, items=str(files.items),
-        batches=str(files.batches),
+        batches=str(files.batches), quiet=True,
     )
     measured = worker.measure(request, protocol.Evaluated, meter=session.meter, name="live",
                               before=partial(settle, session, energy))

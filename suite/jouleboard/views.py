@@ -97,7 +97,7 @@ class BoardView:
 def cell_title(workload: str, batch: int | None, declared: Mapping[str, Workload]) -> str:
     """Name a cell for people; an id that is not declared stands for itself."""
     if workload == REPLAY:
-        return "Replay of the eval’s recorded batches"
+        return "Replay of the recorded eval batches"
     title = declared[workload].title if workload in declared else workload
     return title if batch is None else f"{title}, batch {batch}"
 

@@ -67,8 +67,8 @@ def run(
     """Do whole loops after `go` until `window_s` have passed, at least one.
 
     Outputs stay on the device within a loop. At its end their token ids (4 bytes each) are copied to the host, which is
-    the one point where the host waits for the device; the clock is read then, and they are hashed. With the default model
-    on a CPU that and the look at caches take less than 0.1 % of a loop.
+    the one point where the host waits for the device; the clock is read then, and they are hashed. Measured with the
+    default model on two CPU cores, copying, hashing and the look at caches take 0.2 ms a loop: 0.005 % of a loop of 4 s.
 
     Args:
         loop: the work.

@@ -16,7 +16,7 @@ from transformers import Cache
 class CacheWatch:
     """Finds the cache objects of this process, cheaply while a window is open.
 
-    Walking over all objects takes about 0.1 s, so it is done once, on entering. Objects that are there by then are frozen
+    Walking over all objects takes about half a second, so it is done once, on entering. Objects that are there by then are frozen
     (`gc.freeze`: the collector skips them until `gc.unfreeze`), and a later look walks over the few that came after.
     """
 

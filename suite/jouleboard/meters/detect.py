@@ -145,7 +145,7 @@ def amd_gpus() -> Gpus:
         with contextlib.redirect_stdout(io.StringIO()):
             amdsmi: Any = importlib.import_module("amdsmi")
     except (ImportError, OSError, AttributeError, KeyError) as error:
-        return Gpus(devices=(), reason=f"AMD SMI does not load: {error}")
+        return Gpus(devices=(), reason=f"AMD SMI's library does not load ({error})")
     try:
         amdsmi.amdsmi_init()
     except amdsmi.AmdSmiException as error:

@@ -108,14 +108,12 @@ def total_j(domains_j: dict[str, float]) -> float | None:
 def _folders(root: Path) -> dict[str, Path]:
     """Return the folders of all zones by the kernel's own name, whether they lie side by side, nested, or linked."""
     found: dict[str, Path] = {}
-    real: set[Path] = set()
     pending = [root, root / "intel-rapl"]
     while pending:
         folder = pending.pop(0)
         for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if _ZONE.match(entry.name) and entry.name not in found and entry.is_dir() and entry.resolve() not in real:
+            if _ZONE.match(entry.name) and entry.name not in found and entry.is_dir():
                 found[entry.name] = entry
-                real.add(entry.resolve())
                 pending.append(entry)
     return found
 

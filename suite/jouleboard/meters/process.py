@@ -212,16 +212,26 @@ class ProcessMeter:
         """Begin a window; a process that has died meanwhile is started anew, once."""
         self._void = None
         try:
-            if self._process is None or not self._process.alive():
+            try:
+                self._begin(name)
+            except GoneError as error:
+                if error.code != "meter-died":
+                    raise
+                # It may have died long ago: the kernel tells only when the last of its threads has ended.
                 self._forget()
-                self._process = self._start()
-            self._process.ask(wire.Begin(turn=self._process.turn(), name=name), wire.Begun, limit_s=self._answer_s)
+                self._begin(name)
         except GoneError as error:
             self._forget()
             self._void = error.problem
         except MeterError as error:
             self._forget()
             self._void = void("meter-refused", error.problem)
+
+    def _begin(self, name: str) -> None:
+        if self._process is None or not self._process.alive():
+            self._forget()
+            self._process = self._start()
+        self._process.ask(wire.Begin(turn=self._process.turn(), name=name), wire.Begun, limit_s=self._answer_s)
 
     def end(self, *, duration_s: float, cpu_s: float | None) -> Reading:
         """End the window."""

@@ -1,0 +1,690 @@
+"""Every gate passes on a sound record and fails on the record that it is there for; limits are exact; nothing raises."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jouleboard import gates, recipes, store, traces
+from jouleboard.declared import Band, Cell, Figure
+from jouleboard.gate_session import _BITS
+from jouleboard.records import Gate, Idle, Probe, Report, Trial
+from jouleboard.traces import Sample
+from tests import factory
+
+replace = msgspec.structs.replace
+Samples = tuple[Sample, ...]
+Change = Callable[[Report, Samples], tuple[Report, Samples]]
+TRIAL, CELL = "trial-2", "chat-b4"
+
+
+@cache
+def sound() -> tuple[Report, Samples]:
+    report = factory.gpu_report()
+    return report, factory.gpu_samples(report)
+
+
+def find(found: Sequence[Gate], name: str, subject: str) -> Gate:
+    (gate,) = [one for one in found if (one.name, one.subject) == (name, subject)]
+    return gate
+
+
+def judge(name: str, subject: str, *changes: Change) -> Gate:
+    """Return one gate of the sound record after some changes."""
+    report, rows = sound()
+    for change in changes:
+        report, rows = change(report, rows)
+    return find(gates.evaluate(report, rows), name, subject)
+
+
+# --- changes ----------------------------------------------------------------------------------------------------------
+
+
+def report_with(**fields: Any) -> Change:
+    return lambda report, rows: (replace(report, **fields), rows)
+
+
+def profile_with(**fields: Any) -> Change:
+    return lambda report, rows: (replace(report, profile=factory.gpu_profile(**fields)), rows)
+
+
+def trials_with(change: Callable[[Trial], Trial], *orders: int) -> Change:
+    """Change the trials of these orders; without any, all of them."""
+    return lambda report, rows: (replace(report, trials=tuple(
+        change(one) if not orders or one.order in orders else one for one in report.trials)), rows)
+
+
+def trial_with(order: int = 2, **fields: Any) -> Change:
+    return trials_with(lambda one: replace(one, **fields), order)
+
+
+def window_with(order: int = 2, **fields: Any) -> Change:
+    return trials_with(lambda one: replace(one, window=replace(one.window, **fields)), order)
+
+
+def energy_with(**fields: Any) -> Change:
+    return trials_with(lambda one: replace(one, window=replace(one.window, energy=replace(one.window.energy, **fields))), 2)
+
+
+def state_with(end: str, **fields: Any) -> Change:
+    return trials_with(lambda one: replace(one, window=replace(one.window, **{
+        end: replace(getattr(one.window, end), **fields)})), 2)
+
+
+def row_with(index: int, **fields: Any) -> Change:
+    """Change one sample of the trial's window."""
+    def change(report: Report, rows: Samples) -> tuple[Report, Samples]:
+        mine = [place for place, row in enumerate(rows) if row.window == TRIAL]
+        return report, tuple(replace(row, **fields) if place == mine[index] else row for place, row in enumerate(rows))
+
+    return change
+
+
+def rows_with(change: Callable[[Sample], Sample | None], window: str = TRIAL) -> Change:
+    return lambda report, rows: (report, tuple(
+        new for row in rows if (new := change(row) if row.window == window else row) is not None))
+
+
+def blind(*names: str) -> Change:
+    """Take what samples say of some fields out of the trial's window."""
+    return rows_with(lambda row: replace(row, **dict.fromkeys(names)))
+
+
+def both(*changes: Change) -> Change:
+    def change(report: Report, rows: Samples) -> tuple[Report, Samples]:
+        for one in changes:
+            report, rows = one(report, rows)
+        return report, rows
+
+    return change
+
+
+def powered(watts: Callable[[int], float], name: str = "trial") -> Change:
+    """Give every trial another power, without touching its trace."""
+    def change(one: Trial) -> Trial:
+        joules = watts(one.order) * one.window.duration_s
+        energy = replace(one.window.energy, measured_j=joules, domains_j={"gpu0": joules}, integral_j=joules)
+        return replace(one, window=replace(one.window, energy=energy))
+
+    assert name == "trial"
+    return trials_with(change)
+
+
+def ramp(share: float) -> Change:
+    """Let the power of the trial's window rise by a share of its mean, in counter and samples."""
+    def change(row: Sample) -> Sample:
+        at_s, whole_s, mean_w = row.elapsed_s, factory.GPU_WINDOW_S, factory.GPU_W
+        # Integral of mean x (1 + share x (t / T - 1/2)).
+        joules = mean_w * (at_s + share * (at_s**2 / (2 * whole_s) - at_s / 2))
+        return replace(row, counter_j=1e6 + joules, power_w=mean_w * (1 + share * (at_s / whole_s - 0.5)))
+
+    return rows_with(change)
+
+
+def idle_after(power_w: float, *, context: bool = True) -> Change:
+    return report_with(idle=(factory.gpu_idle("before", context=context), factory.gpu_idle(
+        "after", power_w=power_w, context=context)))
+
+
+def canary_after(power_w: float, **fields: Any) -> Change:
+    return report_with(canary=(factory.gpu_canary("before"), factory.gpu_canary("after", power_w=power_w, **fields)))
+
+
+def variant(step: str, realised: dict[str, Any], **found: Any) -> Change:
+    return report_with(is_base=False, recipe="other", build=factory.build(step, measured_w=1.0, **found),
+                       realised=factory.realised(**realised))
+
+
+INT8 = {"weight_bytes": 163_000_000, "dtypes": {"bfloat16": 57_000_000, "int8": 106_000_000}, "quantised_tensors": 210}
+LONG = trials_with(lambda one: replace(one, window=replace(one.window, duration_s=20.0)))
+
+# --- one that passes, one that fails, for every gate ------------------------------------------------------------------
+
+FAILING: list[tuple[str, str, str, Change]] = [
+    ("reading", TRIAL, "no-reading", energy_with(measured_j=None, domains_j={})),
+    ("reading", TRIAL, "no-reading", energy_with(measured_j=0.0)),
+    ("reading", TRIAL, "no-reading", energy_with(measured_j=-5.0)),
+    ("reading", TRIAL, "reading-failed", window_with(void="device-lost: it fell off the bus")),
+    ("throttle", TRIAL, "throttled", row_with(40, reasons=0x8)),
+    ("throttle", TRIAL, "throttled", row_with(0, reasons=0x20)),
+    ("throttle", TRIAL, "throttled", row_with(-1, reasons=0x40 | 0x1)),
+    ("throttle", TRIAL, "throttled", row_with(40, reasons=0x80 | 0x4)),
+    ("throttle", TRIAL, "throttled", state_with("end", thermal_violation_s=0.500001)),
+    ("throttle", TRIAL, "throttled", both(blind("reasons"), state_with("end", thermal_violation_s=9.0))),
+    ("alone", TRIAL, "not-alone", row_with(40, foreign=1)),
+    ("alone", TRIAL, "not-alone", state_with("start", foreign_processes=2)),
+    ("alone", TRIAL, "not-alone", state_with("end", foreign_processes=1)),
+    ("alone", TRIAL, "mig", state_with("end", mig=True)),
+    ("alone", TRIAL, "mig", state_with("start", mig=True)),
+    ("limit", TRIAL, "limit-changed", state_with("start", power_limit_w=698.9)),
+    ("limit", TRIAL, "limit-changed", state_with("end", power_limit_w=400.0)),
+    ("limit", TRIAL, "limit-changed", row_with(40, limit_w=701.1)),
+    ("limit", TRIAL, "limit-changed", profile_with(power_limit_w=Figure(value=650, source="invented"))),
+    ("monotone", TRIAL, "counter-fell", row_with(40, counter_j=0.0)),
+    ("monotone", TRIAL, "counter-fell", state_with("end", counter_j=1_000_100.0)),
+    ("monotone", TRIAL, "counter-fell", state_with("start", counter_j=1_000_100.0)),
+    ("monotone", TRIAL, "counter-frozen", both(rows_with(lambda row: replace(row, counter_j=1e6)),
+                                               state_with("end", counter_j=1e6))),
+    ("monotone", TRIAL, "another-device", state_with("end", device="0" * 16)),
+    ("monotone", TRIAL, "restarted", state_with("end", boot="0" * 16)),
+    ("bounds", TRIAL, "below-idle", energy_with(measured_j=62.9 * 64)),
+    ("bounds", TRIAL, "above-limit", energy_with(measured_j=735.1 * 64)),
+    ("cross-check", TRIAL, "integral-differs", energy_with(measured_j=20000.0, integral_j=17980.0)),
+    ("cross-check", TRIAL, "integral-differs", energy_with(measured_j=20000.0, integral_j=22020.0)),
+    ("clock", TRIAL, "clock-stepped", window_with(wall_s=64 * 1.0051)),
+    ("clock", TRIAL, "clock-stepped", window_with(wall_s=-3600.0)),
+    ("cache", TRIAL, "cached", trial_with(cached_tokens=1)),
+    ("steady", TRIAL, "drifting", ramp(0.021)),
+    ("steady", TRIAL, "drifting", ramp(-0.5)),
+    ("steady", TRIAL, "drifting", both(ramp(0.05), blind("counter_j"))),
+    ("steady", TRIAL, "temperature", state_with("start", temperature_c=50.1)),
+    ("steady", TRIAL, "temperature", state_with("start", temperature_c=24.9)),
+    ("window-length", CELL, "too-short", window_with(duration_s=59.999, wall_s=59.999)),
+    ("window-length", CELL, "too-short", profile_with(counter_tick_s=Figure(value=0.22, source="invented"))),
+    ("repeats", CELL, "spread", powered(lambda order: 400 * (1 + 0.25 * (order == 3)))),
+    ("repeats", CELL, "too-few", trials_with(lambda one: replace(one, void="killed: by hand"), 0, 1, 2)),
+    ("repeats", CELL, "no-cost", trial_with(fed_tokens=0)),
+    ("load", CELL, "no-verdict", powered(lambda _order: 227.0)),
+    ("outputs", CELL, "outputs-changed", trial_with(loops_changed=1)),
+    ("outputs", CELL, "outputs-changed", trial_with(output_sha256="0" * 64)),
+    ("idle", "session", "idle-moved", idle_after(73.6)),
+    ("idle", "session", "idle-moved", idle_after(66.4)),
+    ("idle", "session", "not-alone", rows_with(lambda row: replace(row, foreign=1), "idle-before-with")),
+    ("drift", CELL, "drifted", powered(lambda order: 400 * (1 + 0.031 * (order == 4)))),
+    ("drift", CELL, "drifted", powered(lambda order: 400 * (1 - 0.031 * (order == 4)))),
+    ("drift", "canary", "drifted", canary_after(309.1)),
+    ("drift", "canary", "another-canary", canary_after(300.0, model="canary-2")),
+    ("drift", "canary", "another-canary", canary_after(300.0, output_sha256="0" * 64)),
+    ("realised", "variant", "fake-quantisation", variant("torchao-int8-weight-only", {})),
+    ("realised", "variant", "fake-quantisation", variant("torchao-int8-weight-only", {"quantised_tensors": 210})),
+    ("realised", "variant", "fake-quantisation",
+     variant("torchao-int8-weight-only", INT8 | {"weight_bytes": 375_000_000})),
+    ("realised", "variant", "fake-quantisation", variant("torchao-int4-weight-only", INT8)),
+    ("realised", "variant", "zero-masked", variant("drop-layers", {"nonzero_share": 0.5})),
+    ("realised", "variant", "claim-not-met",
+     variant("torchao-int8-weight-only", INT8 | {"quantised_tensors": 209}, claimed_quantised_tensors=210)),
+    ("realised", "variant", "claim-not-met", variant("drop-layers", {"layers": 30}, claimed_layers=24)),
+]
+
+
+@pytest.mark.parametrize(("name", "subject", "code", "change"), FAILING)
+def test_a_gate_fails_on_what_it_is_there_for(name: str, subject: str, code: str, change: Change) -> None:
+    gate = judge(name, subject, change)
+    assert (gate.status, gate.code) == ("fail", code)
+    assert gate.reason
+    assert code in gates.RULES[name].codes
+
+
+@pytest.mark.parametrize("name", gates.RULES)
+def test_every_gate_has_a_record_that_it_passes_and_one_that_it_fails(name: str) -> None:
+    report, rows = sound()
+    found = gates.evaluate(report, rows)
+    if name == "realised":
+        found = gates.evaluate(*variant("torchao-int8-weight-only", INT8, claimed_quantised_tensors=210)(report, rows))
+    assert {one.status for one in found if one.name == name} == {"pass"}
+    assert name in {row[0] for row in FAILING}
+
+
+def test_the_sound_record_passes_everything_that_applies_to_it() -> None:
+    report, rows = sound()
+    found = gates.evaluate(report, rows)
+    assert {(one.name, one.status) for one in found if one.status != "pass"} == {("realised", "not-applicable")}
+    assert gates.failures(gates.apply(report, rows)) == ()
+    assert gates.provisional(gates.apply(report, rows)) == ()
+
+
+PASSING: list[tuple[str, str, Change]] = [
+    ("throttle", TRIAL, row_with(40, reasons=0x4)),
+    ("throttle", TRIAL, rows_with(lambda row: replace(row, reasons=0x1 | 0x2 | 0x4 | 0x10 | 0x100))),
+    ("throttle", TRIAL, state_with("end", power_violation_s=60.0)),
+    ("limit", TRIAL, state_with("end", power_limit_w=701.0)),
+    ("limit", TRIAL, row_with(40, limit_w=699.0)),
+    ("bounds", TRIAL, energy_with(measured_j=63.0 * 64)),
+    ("bounds", TRIAL, energy_with(measured_j=735.0 * 64)),
+    ("cross-check", TRIAL, energy_with(measured_j=20000.0, integral_j=19000.0)),
+    ("clock", TRIAL, window_with(wall_s=64.32)),
+    ("clock", TRIAL, window_with(wall_s=63.68)),
+    ("clock", TRIAL, window_with(duration_s=0.05, wall_s=0.0595)),
+    ("steady", TRIAL, ramp(0.0199)),
+    ("steady", TRIAL, both(ramp(0.015), blind("counter_j"))),
+    ("steady", TRIAL, state_with("start", temperature_c=50.0)),
+    ("steady", TRIAL, state_with("start", temperature_c=25.0)),
+    ("window-length", CELL, window_with(duration_s=60.0, wall_s=60.0)),
+    ("window-length", CELL, both(window_with(duration_s=60.0, wall_s=60.0),
+                                 profile_with(counter_tick_s=Figure(value=0.2, source="invented")))),
+    ("load", CELL, powered(lambda _order: 227.5)),
+    ("idle", "session", idle_after(73.5)),
+    ("idle", "session", idle_after(70.0, context=False)),
+    ("drift", CELL, powered(lambda order: 400 + 12 * (order == 4))),
+    ("drift", "canary", canary_after(308.9)),
+    ("realised", "variant", variant("drop-layers", {"layers": 24}, claimed_layers=24)),
+    ("realised", "variant", variant("drop-layers", {"nonzero_share": 0.86})),
+]
+
+
+@pytest.mark.parametrize(("name", "subject", "change"), PASSING)
+def test_what_is_just_inside_a_limit_passes(name: str, subject: str, change: Change) -> None:
+    gate = judge(name, subject, change)
+    assert (gate.status, gate.code) == ("pass", "pass"), gate
+
+
+@pytest.mark.parametrize(("integral_j", "status"), [
+    (20000.0, "pass"), (19000.0, "pass"), (21000.0, "pass"), (18999.0, "unverified"), (18000.0, "unverified"),
+    (22000.0, "unverified"), (17999.0, "fail"), (22001.0, "fail"), (0.0, "fail"), (-20000.0, "fail"),
+])
+def test_counter_and_integral_agree_to_5_and_are_refuted_beyond_10_percent(integral_j: float, status: str) -> None:
+    assert judge("cross-check", TRIAL, energy_with(measured_j=20000.0, integral_j=integral_j)).status == status
+
+
+def test_a_cross_check_between_5_and_10_percent_voids_nothing_but_is_said() -> None:
+    report, rows = energy_with(measured_j=25000.0, integral_j=23250.0)(*sound())
+    judged = gates.apply(report, rows)
+    assert [trial.void for trial in judged.trials] == [None] * 5
+    (reason,) = gates.provisional(judged)
+    assert reason.startswith("integral-unsure (trial-2): ")
+
+
+# --- not applicable, and not sampled ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "subject", "code", "change"), [
+    ("limit", TRIAL, "not-declared", profile_with(power_limit_w=None)),
+    ("bounds", TRIAL, "not-declared", both(report_with(idle=()), profile_with(power_limit_w=None, idle_w=None))),
+    ("load", CELL, "not-declared", profile_with(power_limit_w=None)),
+    ("load", CELL, "not-declared", profile_with(power_limit_w=Figure(value=70, source="no more than idle"))),
+    ("cross-check", TRIAL, "no-integral", energy_with(integral_j=None)),
+    ("cross-check", TRIAL, "no-reading", window_with(void="lost: x")),
+    ("bounds", TRIAL, "no-reading", window_with(void="lost: x")),
+    ("clock", TRIAL, "no-wall-clock", window_with(wall_s=None)),
+    ("cache", TRIAL, "not-said", trial_with(cached_tokens=None)),
+    ("steady", TRIAL, "few-loops", trial_with(loop_ends_s=())),
+    ("steady", TRIAL, "few-loops", trial_with(loop_ends_s=(20.0, 40.0, 60.0))),
+    ("drift", "canary", "not-measured", report_with(canary=())),
+    ("drift", "session", "on-the-base", report_with(is_base=False)),
+    ("realised", "variant", "no-claim", report_with(build=None)),
+    ("realised", "variant", "not-built", report_with(realised=None)),
+    ("monotone", TRIAL, "no-counter", report_with(method="gpu_integral")),
+    ("cross-check", TRIAL, "no-counter", report_with(method="gpu_integral")),
+])
+def test_a_gate_that_cannot_be_held_against_the_record_says_why(
+    name: str, subject: str, code: str, change: Change
+) -> None:
+    gate = judge(name, subject, change)
+    assert (gate.status, gate.code) == ("not-applicable", code)
+
+
+@pytest.mark.parametrize(("name", "change"), [
+    ("throttle", blind("reasons")), ("alone", blind("foreign")), ("alone", window_with(end=None)),
+    ("limit", both(blind("limit_w"), window_with(start=None, end=None))), ("limit", window_with(end=None)),
+    ("monotone", both(blind("counter_j"), window_with(start=None))),
+    ("steady", blind("counter_j", "power_w")), ("throttle", rows_with(lambda _row: None)),
+    ("alone", rows_with(lambda _row: None)),
+    ("throttle", rows_with(lambda row: row if row.elapsed_s < 30 or row.elapsed_s > 33.5 else None)),
+    ("throttle", rows_with(lambda row: row if row.elapsed_s > 3.1 else None)),
+    ("throttle", rows_with(lambda row: row if row.elapsed_s < 60.9 else None)),
+])
+def test_an_nvidia_device_that_was_not_asked_often_enough_does_not_pass(name: str, change: Change) -> None:
+    """Else the rows of a throttled stretch could be left out of a trace."""
+    gate = judge(name, TRIAL, change)
+    assert (gate.status, gate.code) == ("unverified", "not-sampled")
+
+
+def test_a_device_that_cannot_say_such_things_is_not_held_against_it() -> None:
+    change = both(profile_with(sensor="rapl", method="rapl", boundary="package", counter_tick_s=None),
+                  report_with(method="rapl"), rows_with(lambda _row: None), window_with(start=None, end=None),
+                  energy_with(integral_j=None))
+    report, rows = change(*sound())
+    found = gates.evaluate(report, rows)
+    silent = {one.name: one.status for one in found if one.subject == TRIAL}
+    assert {silent[name] for name in ("throttle", "alone", "limit", "monotone", "cross-check", "steady")} == {
+        "not-applicable"}
+    assert find(found, "bounds", TRIAL).status == "pass"
+
+
+def test_without_a_sensor_cpu_seconds_are_what_is_compared() -> None:
+    plan = replace(factory.ENERGY_PLAN, trials=5)
+    report = factory.report(factory.items(4), energy_plan=plan, spec=replace_spec(orders=(0, 1, 2, 3, 4)))
+    found = gates.evaluate(report, factory.trace_samples(report))
+    by_name = {(one.name, one.subject): one for one in found}
+    assert by_name["repeats", "replay"].status == "pass"
+    assert "CPU-seconds" in by_name["repeats", "replay"].reason
+    assert by_name["drift", "replay"].status == "pass"
+    assert by_name["window-length", "replay"].code == "too-short"
+    assert {by_name[key].code for key in [
+        ("reading", "trial-0"), ("throttle", "trial-0"), ("alone", "trial-0"), ("limit", "trial-0"),
+        ("monotone", "trial-0"), ("bounds", "trial-0"), ("cross-check", "trial-0"), ("load", "replay"),
+        ("idle", "session")]} == {"no-sensor"}
+
+
+def replace_spec(**fields: Any) -> factory.Spec:
+    import dataclasses
+
+    return dataclasses.replace(factory.SPECS[0], **fields)
+
+
+def cpu_report(costs: Sequence[float]) -> Report:
+    trials = tuple(factory.trial(order, cpu_s_per_ktoken=cost) for order, cost in enumerate(costs))
+    return factory.report(factory.items(4), trials=trials, energy_plan=replace(factory.ENERGY_PLAN, trials=len(costs)))
+
+
+@pytest.mark.parametrize(("costs", "name", "code"), [
+    ((4.0, 4.0, 4.0, 4.0, 4.13), "drift", "drifted"), ((4.0, 5.5, 4.0, 5.5, 4.0), "repeats", "spread"),
+    ((4.0, 4.0, 4.0, 4.0, 4.11), "drift", "pass"), ((4.0, 4.1, 4.0, 4.1, 4.0), "repeats", "pass"),
+    ((4.0, 4.1, 4.0, 4.0), "repeats", "provisional-repeats"), ((4.0, 4.1, 4.0), "repeats", "provisional-repeats"),
+    ((4.0, 4.1), "repeats", "too-few"),
+])
+def test_repeats_and_drift_of_cpu_time(costs: Sequence[float], name: str, code: str) -> None:
+    assert find(gates.evaluate(cpu_report(costs), ()), name, "replay").code == code
+
+
+def test_cpu_time_of_a_slowing_worker_is_not_steady() -> None:
+    trial = factory.trial(0, loops=20, loop_ends_s=tuple(float(index) for index in range(1, 21)),
+                          window=factory.window(20.0, 19.0, name="trial-0"))
+    report = factory.report(factory.items(4), trials=(trial,))
+    for slow, status in ((0.0, "pass"), (0.01, "fail")):
+        rows = [Sample(window="trial-0", elapsed_s=at / 5, cpu_s=at / 5 * 0.95 - slow * (at / 5) ** 2 / 2)
+                for at in range(101)]
+        assert find(gates.evaluate(report, rows), "steady", "trial-0").status == status
+
+
+def test_idle_power_of_the_report_goes_before_the_declared_one() -> None:
+    """Declared are 70 W; at 100 W of its own, 80 W of work cannot be true."""
+    loud = report_with(idle=(factory.gpu_idle("before", power_w=100.0), factory.gpu_idle("after", power_w=100.0)))
+    slow = powered(lambda _order: 80.0)
+    assert judge("bounds", TRIAL, slow).status == "pass"
+    assert judge("bounds", TRIAL, slow, loud).code == "below-idle"
+
+
+def test_two_boards_have_twice_the_limit() -> None:
+    double = profile_with(count=2)
+    strong = powered(lambda _order: 1400.0)
+    assert judge("bounds", TRIAL, strong).code == "above-limit"
+    assert judge("bounds", TRIAL, strong, double).status == "pass"
+
+
+def test_a_window_of_exactly_300_ticks_is_long_enough() -> None:
+    """60.3 / 0.201 is 299.99999999999994 in floating point."""
+    assert 60.3 / 0.201 < 300
+    lasting = trials_with(lambda one: replace(one, window=replace(one.window, duration_s=60.3, wall_s=60.3)))
+    gate = judge("window-length", CELL, lasting, profile_with(counter_tick_s=Figure(value=0.201, source="invented")))
+    assert gate.status == "pass"
+    gate = judge("window-length", CELL, lasting, profile_with(counter_tick_s=Figure(value=0.2011, source="invented")))
+    assert gate.code == "too-short"
+
+
+# --- void -------------------------------------------------------------------------------------------------------------
+
+HARD = [row for row in FAILING if gates.RULES[row[0]].consequence == "void"]
+
+
+@pytest.mark.parametrize(("name", "subject", "code", "change"), HARD)
+def test_a_failed_hard_gate_voids_its_trial_and_no_other(name: str, subject: str, code: str, change: Change) -> None:
+    judged = gates.apply(*change(*sound()))
+    void = [trial.void for trial in judged.trials]
+    failed = find(judged.gates, name, subject)
+    if "limit" in name and None not in void:
+        # Another declared limit speaks of all trials.
+        void = [None, None, void[2], None, None]
+    assert [one is not None for one in void] == [False, False, True, False, False]
+    assert void[2] in {f"{code}: {failed.reason}", judged.trials[2].window.void}
+
+
+@pytest.mark.parametrize(("name", "subject", "code", "change"), [
+    row for row in FAILING if gates.RULES[row[0]].consequence != "void"])
+def test_a_soft_gate_voids_nothing(name: str, subject: str, code: str, change: Change) -> None:
+    report, rows = change(*sound())
+    assert [one.void for one in gates.apply(report, rows).trials] == [one.void for one in report.trials]
+
+
+def test_a_void_trial_is_left_out_of_the_cell() -> None:
+    """A throttled trial of three times the cost does not spread the others."""
+    change = both(powered(lambda order: 400 * (1 + 0.5 * (order == 2))), row_with(3, reasons=0x8))
+    gate = judge("repeats", CELL, change)
+    assert (gate.status, gate.code) == ("unverified", "provisional-repeats")
+    assert gate.reason.startswith("4 valid trials")
+
+
+def test_the_first_failing_hard_gate_gives_the_reason() -> None:
+    change = both(row_with(3, reasons=0x8), row_with(4, foreign=1), trial_with(cached_tokens=9))
+    assert (gates.apply(*change(*sound())).trials[2].void or "").startswith("throttled: ")
+    with_reading = both(change, window_with(void="counter-reset: from 9 J to 1 J"))
+    assert gates.apply(*with_reading(*sound())).trials[2].void == "counter-reset: from 9 J to 1 J"
+
+
+def test_a_trial_that_was_void_for_another_reason_stays_so() -> None:
+    judged = gates.apply(*both(trial_with(void="interrupted: by hand"), row_with(3, reasons=0x8))(*sound()))
+    assert judged.trials[2].void == "interrupted: by hand"
+
+
+def test_a_void_of_an_earlier_evaluation_is_no_reason() -> None:
+    judged = gates.apply(*row_with(3, reasons=0x8)(*sound()))
+    assert judged.trials[2].void is not None
+    assert gates.apply(judged, sound()[1]) == gates.apply(*sound())
+
+
+def test_probes_and_the_live_eval_have_hard_gates_too() -> None:
+    probe = Probe(kind="prefill", batch=1, prompt_tokens=128, output_tokens=0, window=factory.gpu_window("probe-0"))
+    live = factory.gpu_trial(9, workload="live", batch=None, loops=1, loop_ends_s=(), window=factory.gpu_window("live"))
+    report = factory.gpu_report(probes=(probe,), live=live)
+    rows = (*factory.gpu_samples(report), *factory.samples("live", foreign=1))
+    rows = tuple(replace(row, reasons=0x40) if row.window == "probe-0" else row for row in rows)
+    judged = gates.apply(report, rows)
+    assert (judged.probes[0].void or "").startswith("throttled: ")
+    assert judged.live is not None
+    assert (judged.live.void or "").startswith("not-alone: ")
+    assert {one.subject for one in judged.gates} >= {"probe-0", "live"}
+    # Nobody is ranked by them.
+    assert gates.failures(judged) == ()
+    assert gates.provisional(judged) == ()
+
+
+# --- what rank is told ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("change", "codes"), [
+    (powered(lambda _order: 227.0), {"no-verdict"}), (idle_after(90.0), set()), (ramp(0.3), set()),
+    (canary_after(400.0), {"drifted"}), (variant("drop-layers", {"nonzero_share": 0.5}), {"zero-masked"}),
+    (row_with(3, reasons=0x8), set()), (window_with(duration_s=20.0, wall_s=20.0), {"drifted"} - {"drifted"}),
+    (trial_with(loops_changed=3), set()),
+])
+def test_failures_are_what_denies_rank_or_verdict(change: Change, codes: set[str]) -> None:
+    judged = gates.apply(*change(*sound()))
+    assert {one.code for one in gates.failures(judged)} >= codes
+    assert {gates.RULES[one.name].consequence for one in gates.failures(judged)} <= {"unranked", "no-verdict"}
+    assert bool(gates.failures(judged)) == bool(codes) or "spread" in {one.code for one in gates.failures(judged)}
+
+
+@pytest.mark.parametrize(("change", "starts"), [
+    (report_with(provisional="it was a test"), ["it was a test"]),
+    (ramp(0.05), ["drifting (trial-2): "]), (idle_after(90.0), ["idle-moved (session): "]),
+    (row_with(3, reasons=0x8), ["provisional-repeats (chat-b4): "]),
+    (both(blind("reasons"), blind("foreign")), ["not-sampled (trial-2): ", "not-sampled (trial-2): "]),
+    (trials_with(lambda one: replace(one, window=replace(one.window, duration_s=50.0, wall_s=50.0))),
+     ["too-short (chat-b4): "]),
+])
+def test_an_entry_is_provisional_for_reasons_in_words(change: Change, starts: list[str]) -> None:
+    found = gates.provisional(gates.apply(*change(*sound())))
+    assert len(found) == len(starts)
+    assert all(reason.startswith(start) for reason, start in zip(found, starts, strict=True)), found
+
+
+def test_every_cell_of_the_plan_has_its_gates_although_it_has_no_trial() -> None:
+    plan = replace(factory.gpu_report().energy_plan, cells=(factory.GPU_CELL, Cell(workload="agent", batch=1)))
+    found = gates.evaluate(*report_with(energy_plan=plan)(*sound()))
+    assert find(found, "repeats", "agent-b1").code == "too-few"
+    assert find(found, "window-length", "agent-b1").code == "no-trial"
+
+
+def test_an_entry_of_format_1_has_no_gates_and_keeps_its_voids() -> None:
+    report = replace(factory.gpu_report(), profile=None)
+    report = replace(report, trials=(replace(report.trials[0], void="the device was lost"), *report.trials[1:]))
+    judged = gates.apply(report, ())
+    assert judged.gates == ()
+    assert judged.trials == report.trials
+
+
+def test_a_failed_variant_without_trials_has_no_gate_of_a_session() -> None:
+    failed = factory.failed()
+    assert {one.name for one in gates.evaluate(failed, ())} == {"realised"}
+
+
+def test_every_technique_says_its_bits_in_its_name() -> None:
+    """Gates know a recipe by what the report says of it, so the name is what they go by."""
+    parameters: dict[str, dict[str, Any]] = {
+        "torchao-int4-weight-only": {"group_size": 32}, "bitsandbytes-nf4": {"cpu_kernel": "fused"}}
+    for name, technique in recipes.TECHNIQUES.items():
+        if technique.__struct_fields__ and name not in parameters:
+            continue
+        match = _BITS.search(name)
+        assert (None if match is None else int(match[1])) == technique(**parameters.get(name, {})).weight_bits, name
+
+
+def test_every_code_is_explained_and_every_limit_is_that_of_the_table() -> None:
+    for name, rule in gates.RULES.items():
+        assert rule.text.endswith("."), name
+        assert all(text.endswith(".") for text in rule.codes.values()), name
+        assert msgspec.convert(name, gates_name()) == name
+        assert all(msgspec.convert(code, gates_name()) == code for code in rule.codes)
+    limits = {name: rule.limit for name, rule in gates.RULES.items() if rule.limit}
+    assert limits == {"cross-check": 0.05, "clock": 0.005, "steady": 0.02, "window-length": 60.0, "repeats": 0.10,
+                      "load": 0.25, "idle": 0.05, "drift": 0.03}
+
+
+def gates_name() -> Any:
+    from jouleboard.records import Name
+
+    return Name
+
+
+# --- pure -------------------------------------------------------------------------------------------------------------
+
+
+def test_gates_are_the_same_before_and_after_the_trace_was_written() -> None:
+    rng = random.Random(7)
+    report, rows = sound()
+    rows = tuple(replace(row, elapsed_s=row.elapsed_s + rng.random() * 1e-4, power_w=400 + rng.random(),
+                         counter_j=(row.counter_j or 0) + rng.random() * 1e-3, temperature_c=rng.random() * 60)
+                 for row in rows)
+    read = traces.decode([traces.HEADER, *map(traces.encode, rows)])
+    assert read != list(rows)
+    assert gates.evaluate(report, rows) == gates.evaluate(report, read)
+
+
+def test_gates_do_not_depend_on_the_order_of_windows_in_the_trace() -> None:
+    report, rows = sound()
+    names = sorted({row.window for row in rows}, reverse=True)
+    shuffled = [row for name in names for row in rows if row.window == name]
+    assert gates.evaluate(report, shuffled) == gates.evaluate(report, rows)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.05, 20), st.floats(0, 0.2), st.floats(0, 0.2))
+def test_scaling_all_watts_changes_no_verdict(factor: float, wobble: float, slope: float) -> None:
+    def report(scale: float) -> tuple[Report, Samples]:
+        watts = [400 * scale * (1 + wobble * (order % 2)) for order in range(5)]
+        made = replace(
+            sound()[0], profile=factory.gpu_profile(power_limit_w=Figure(value=700 * scale, source="invented")),
+            trials=tuple(limited(factory.gpu_trial(order, power_w=power), scale) for order, power in enumerate(watts)),
+            idle=tuple(factory.gpu_idle(when, power_w=70 * scale) for when in ("before", "after")),
+            canary=tuple(factory.gpu_canary(when, power_w=300 * scale) for when in ("before", "after")))
+        rows = [replace(row, limit_w=700 * scale, counter_j=None, power_w=(row.power_w or 0) * (1 + slope * row.elapsed_s / 64))
+                for row in factory.gpu_samples(made)]
+        return made, tuple(rows)
+
+    def limited(trial: Trial, scale: float) -> Trial:
+        start, end = (replace(state, power_limit_w=700 * scale) for state in (trial.window.start, trial.window.end))
+        return replace(trial, window=replace(trial.window, start=start, end=end))
+
+    def verdicts(scale: float) -> list[tuple[str, str, str]]:
+        return [(one.name, one.subject, one.code) for one in gates.evaluate(*report(scale))]
+
+    edges = [abs(slope / (1 + slope / 2) - 0.02), abs(wobble - 0.1), abs(0.5477 * wobble / (1 + 0.4 * wobble) - 0.1)]
+    if min(edges) > 1e-3:
+        assert verdicts(1.0) == verdicts(factor)
+
+
+# --- hostile ----------------------------------------------------------------------------------------------------------
+
+numbers = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 1e308, -1e308, 5e-324, 1e12, 1e-12])
+finite = st.floats(-1e12, 1e12) | st.sampled_from([0.0, 5e-324, 1e12, -1e12, 1e-300])
+watts = st.floats(0, 1e6)
+seconds = st.floats(0, 1e9) | st.sampled_from([0.0, 5e-324, 1e9])
+counts = st.integers(0, 2**53 - 1)
+states = st.none() | st.builds(
+    factory.device_state, counter_j=st.none() | finite, temperature_c=st.none() | finite, power_limit_w=st.none() | watts,
+    thermal_violation_s=st.none() | seconds, foreign_processes=st.none() | counts, mig=st.none() | st.booleans(),
+    device=st.none() | st.sampled_from(["0" * 16, "f" * 16]))
+
+
+def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+@st.composite
+def hostile(draw: st.DrawFn) -> tuple[Report, list[Sample]]:
+    """Draw a report that the schema allows, and a trace that can be decoded."""
+    def window(name: str) -> Any:
+        base = factory.gpu_window(name)
+        energy = replace(base.energy, measured_j=draw(maybe(finite)), integral_j=draw(maybe(finite)))
+        return replace(base, duration_s=draw(st.floats(1e-6, 1e9)), wall_s=draw(maybe(finite)), energy=energy,
+                       cpu_s=draw(maybe(seconds)), start=draw(states), end=draw(states),
+                       void=draw(st.sampled_from([None, None, None, "", ":", "no-sensor: x", "throttled"])))
+
+    names = draw(st.lists(st.sampled_from(["trial-0", "trial-1", "a", "trial-2"]), min_size=1, max_size=4))
+    trials = tuple(factory.gpu_trial(
+        draw(counts), window=window(name), workload=draw(st.sampled_from(["chat", "a.b_c", "x" * 80, "replay"])),
+        batch=draw(maybe(st.integers(1, 2**62))), loops=draw(st.integers(1, 2**62)), fed_tokens=draw(counts),
+        loop_ends_s=tuple(draw(st.lists(seconds, max_size=12))), loops_changed=draw(counts),
+        cached_tokens=draw(maybe(counts)), void=draw(st.sampled_from([None, "throttled: then", "x"]))) for name in names)
+    figure = st.builds(Figure, value=finite, source=st.just("invented"))
+    bits = st.sampled_from([None, "torchao-int8-weight-only", "int99", "nf4", 7, "drop-layers"])
+    profile = factory.gpu_profile(
+        power_limit_w=draw(maybe(figure)), idle_w=draw(maybe(figure)), counter_tick_s=draw(maybe(figure)),
+        count=draw(st.integers(1, 2**62)), sensor=draw(st.sampled_from(["nvml", "rapl", "none"])),
+        start_temperature_c=draw(maybe(st.builds(Band, low=finite, high=finite, source=st.just("invented")))))
+    report = replace(
+        sound()[0], trials=trials, profile=profile, is_base=draw(st.booleans()),
+        method=draw(st.sampled_from(["gpu_counter", "gpu_integral", "model", "simulated", "none", "rapl"])),
+        idle=tuple(Idle(when=draw(st.sampled_from(["before", "after"])), context=draw(st.booleans()), window=window(
+            f"idle-{place}")) for place in range(draw(st.integers(0, 3)))),
+        canary=tuple(replace(factory.gpu_canary(draw(st.sampled_from(["before", "after"]))), window=window("canary-0"))
+                     for _ in range(draw(st.integers(0, 2)))),
+        build=replace(factory.build(measured_w=1.0), steps=({
+            "step": draw(bits), "claimed_quantised_tensors": draw(maybe(counts) | st.just("9")),
+            "claimed_layers": draw(maybe(counts))},)),
+        realised=factory.realised(
+            nonzero_share=draw(st.floats(0, 1)), weight_bytes=draw(st.integers(1, 2**62)),
+            parameters=draw(st.integers(1, 2**62)), quantised_tensors=draw(counts),
+            dtypes=draw(st.dictionaries(st.sampled_from(["int8", "bfloat16", "??"]), counts, max_size=2))))
+    rows = draw(st.lists(st.builds(
+        Sample, window=st.sampled_from(["trial-0", "trial-1", "a", "idle-0", "nobody"]), elapsed_s=numbers,
+        cpu_s=maybe(numbers), power_w=maybe(numbers), counter_j=maybe(numbers), temperature_c=maybe(numbers),
+        limit_w=maybe(numbers), reasons=maybe(st.integers(-(10**30), 10**30)), foreign=maybe(st.integers(-5, 10**30))),
+        max_size=60))
+    return report, rows
+
+
+@settings(max_examples=120, deadline=None)
+@given(hostile())
+def test_no_record_that_the_schema_allows_makes_gates_raise_or_unreadable(drawn: tuple[Report, list[Sample]]) -> None:
+    report, rows = drawn
+    judged = gates.apply(report, rows)
+    gates.failures(judged)
+    gates.provisional(judged)
+    # What was evaluated can be written and read, and gives itself again.
+    text = msgspec.json.encode(msgspec.to_builtins(judged.gates))
+    assert msgspec.json.decode(text, type=tuple[Gate, ...]) == judged.gates
+    store.canonical(judged.gates)
+    assert gates.apply(judged, rows) == judged
+    for one in judged.gates:
+        assert one.code == "pass" or one.code in gates.RULES[one.name].codes, one
+        assert (one.status == "pass") == (one.code == "pass")
+        assert not isinstance(one.value, float) or math.isfinite(one.value)
