@@ -143,6 +143,11 @@ def test_no_probe_one_probe_and_equal_probes() -> None:
     assert found.rms < 1e-12
 
 
+def test_as_many_terms_as_probes_is_said_to_prove_nothing() -> None:
+    assert fitted(CostLaw(), prompts=(128,), batches=(1, 4)).is_saturated
+    assert not fitted(CostLaw()).is_saturated
+
+
 # --- predictions ------------------------------------------------------------------------------------------------------
 
 

@@ -688,3 +688,23 @@ def test_no_record_that_the_schema_allows_makes_gates_raise_or_unreadable(drawn:
         assert one.code == "pass" or one.code in gates.RULES[one.name].codes, one
         assert (one.status == "pass") == (one.code == "pass")
         assert not isinstance(one.value, float) or math.isfinite(one.value)
+
+
+# --- provisional plans ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "code"), sorted(gates.SOFT))
+def test_spread_and_drift_deny_a_rank_under_the_full_rules_and_mark_a_provisional_plan(name: str, code: str) -> None:
+    failing = Gate(name=name, subject="replay", status="fail", value=0.3, limit=0.1, code=code, reason="30 % apart")
+    full = factory.report(factory.items(4), gates=(failing,), provisional=None)
+    quick = msgspec.structs.replace(full, provisional="short windows")
+    assert gates.failures(full) == (failing,)
+    assert not gates.provisional(full)
+    assert gates.failures(quick) == ()
+    assert gates.provisional(quick) == ("short windows", f"{code} (replay): 30 % apart")
+
+
+def test_too_few_trials_and_idling_deny_a_rank_to_every_plan() -> None:
+    found = tuple(Gate(name=name, subject="replay", status="fail", value=None, limit=None, code=code, reason="words")
+                  for name, code in (("repeats", "too-few"), ("load", "no-verdict"), ("realised", "zero-masked")))
+    assert gates.failures(factory.report(factory.items(4), gates=found, provisional="short windows")) == found

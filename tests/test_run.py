@@ -211,9 +211,9 @@ def test_a_killed_worker_becomes_a_failed_entry_and_the_rest_of_the_run_goes_on(
     log = out / ".work/smollm2-135m-instruct-q4wheel/logs/drop-6-layers.log"
     try:
         wait_for(log.exists)
-        # Workers are started in the order of the recipes: the last one is drop-6-layers.
-        wait_for(lambda: len(psutil.Process(running.pid).children()) == 2)
-        max(psutil.Process(running.pid).children(), key=lambda process: process.pid).kill()
+        # Workers are started in the order of the recipes, the canary last: the one before it is drop-6-layers.
+        wait_for(lambda: len(psutil.Process(running.pid).children()) == 3)
+        sorted(psutil.Process(running.pid).children(), key=lambda process: process.pid)[1].kill()
         text, _ = running.communicate(timeout=300)
     finally:
         running.kill()

@@ -18,7 +18,18 @@ import msgspec
 import yaml
 
 from jouleboard import paths, store
-from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, Noun, PackageSource, PathSource, Plan, Task, Workload
+from jouleboard.declared import (
+    GeneratedSource,
+    Hardware,
+    HubSource,
+    Model,
+    Noun,
+    PackageSource,
+    PathSource,
+    Plan,
+    Task,
+    Workload,
+)
 from jouleboard.errors import DataFileError, PlanError
 from jouleboard.generators import GENERATORS
 from jouleboard.parsers import PARSERS

@@ -100,6 +100,12 @@ class Fit(Noun, frozen=True, kw_only=True):
         return next((term.value for term in self.terms if term.name == name), 0.0)
 
     @property
+    def is_saturated(self) -> bool:
+        """Whether a part has no more probes than terms above zero, so that its residuals say nothing of its errors."""
+        return any(sum(one.kind == kind for one in self.residuals) <= sum(
+            term.value > 0 and term.name[0] == letter for term in self.terms) for kind, letter in (("prefill", "a"), ("decode", "d")))
+
+    @property
     def knows_batches(self) -> bool:
         """Whether the probes say how the cost of a decode step grows with the batch."""
         return not {"d0", "d1"} & {one.name for one in self.left_out}

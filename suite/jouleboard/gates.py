@@ -23,6 +23,9 @@ from jouleboard.traces import Sample
 
 __all__ = ["RULES", "Consequence", "Rule", "apply", "cell_name", "derived", "evaluate", "failures", "provisional"]
 
+SOFT = frozenset({("repeats", "spread"), ("drift", "drifted")})
+"""Gates, by name and code, that deny no rank to the entries of a plan that is provisional anyway: a quick look at a shared machine
+seldom repeats within 10 % or drifts by less than 3 %, and shows both."""
 _DERIVED = frozenset(code for rule in RULES.values() if rule.consequence == "void" for code in rule.codes)
 
 
@@ -88,10 +91,15 @@ def failures(report: Report) -> tuple[Gate, ...]:
     """Return the stored gates that deny a rank or a verdict: `RULES[gate.name].consequence` says which of the two.
 
     The subject tells how far it reaches: one cell (`cell_name`), the `session`, the `canary` or the `variant`. Drift stands
-    on the base's entry and speaks of all entries of its session.
+    on the base's entry and speaks of all entries of its session. Where the plan says itself that its figures are provisional,
+    `SOFT` gates only mark an entry (see `provisional`): the spread that they complain of is in its intervals.
     """
     return tuple(one for one in report.gates if one.status == "fail" and one.name in RULES
-                 and RULES[one.name].consequence in {"unranked", "no-verdict"})
+                 and RULES[one.name].consequence in {"unranked", "no-verdict"} and not _softened(report, one))
+
+
+def _softened(report: Report, gate: Gate) -> bool:
+    return report.provisional is not None and (gate.name, gate.code) in SOFT
 
 
 def provisional(report: Report) -> tuple[str, ...]:
@@ -107,7 +115,7 @@ def provisional(report: Report) -> tuple[str, ...]:
     for one in report.gates:
         rule = RULES.get(one.name)
         doubtful = one.status == "unverified" or (
-            one.status == "fail" and rule is not None and rule.consequence == "provisional")
+            one.status == "fail" and rule is not None and (rule.consequence == "provisional" or _softened(report, one)))
         if doubtful and one.subject not in aside | void:
             doubts.setdefault((one.name, one.code), []).append(one)
     for (_, code), gates in doubts.items():

@@ -84,13 +84,18 @@ def _board(key: str, cell: Cell, entries: Sequence[Entry], models: _Models) -> B
     first = next((entry.report for entry in entries if valid(entry.report, cell) and entry.report.status != "failed"),
                  max(entries, key=lambda entry: len(entry.report.tasks)).report)
     bases = [entry.report for entry in entries if entry.report.is_base and entry.report.tasks]
-    rows = [_row(entry, cell, [base for base in bases if _shares_base(base, entry.report)], models) for entry in entries]
+    named: dict[tuple[str, str], list[Report]] = {}
+    for base in bases:
+        named.setdefault((family(base), base.recipe), []).append(base)
+    # The base that an entry names: the same recipe of the same weights by the same engine.
+    rows = [_row(entry, cell, named.get((family(entry.report), entry.report.base), []), models) for entry in entries]
     ranked = sorted((row for row in rows if row.unranked is None), key=lambda row: (_cost(row), row.entry))
     numbered = [_with_rank(row, index) for index, row in enumerate(ranked, start=1)]
     titles = sorted({entry.report.model_title for entry in entries})
     prompt, output = _request(first, cell) or (None, None)
+    mark = "SIMULATED: " if first.method == "simulated" and "SIMULATED" not in first.hardware_title else ""
     return Board(
-        key=key, title=f"{'SIMULATED: ' if first.method == 'simulated' else ''}{first.hardware_title}: {', '.join(titles)}",
+        key=key, title=f"{mark}{first.hardware_title}: {', '.join(titles)}",
         hardware=first.hardware, method=first.method, boundary=first.boundary, is_cpu_time=first.method == "model",
         tasks=tuple(result.task for result in first.tasks), no_signal=_no_signal(bases), ranked=tuple(numbered),
         unranked=tuple(sorted((row for row in rows if row.unranked is not None), key=lambda row: row.entry)),
@@ -108,11 +113,6 @@ def _no_signal(bases: Sequence[Report]) -> tuple[str, ...]:
     """Name the tasks on which no base of the board is clearly above chance; without a base nothing is known."""
     known = [(task, signal) for base in bases for task, signal in _signal(base).items() if signal is not None]
     return tuple(sorted({task for task, _ in known} - {task for task, signal in known if signal}))
-
-
-def _shares_base(base: Report, report: Report) -> bool:
-    """Whether a base is the one that an entry names: the same recipe of the same weights by the same engine."""
-    return base.recipe == report.base and family(base) == family(report)
 
 
 def _with_rank(row: Row, rank: int) -> Row:

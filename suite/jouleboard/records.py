@@ -182,7 +182,7 @@ class Window(Noun, frozen=True, kw_only=True):
     cpu_s: Seconds | None
     """CPU time of the worker's process tree inside the window."""
     energy: Energy
-    host_j: dict[str, Finite] = {}
+    host_j: dict[str, Finite] = {}  # noqa: RUF012 - msgspec copies it
     """Joules of the host's processor package and memory where they are readable and outside the boundary; never added."""
     start: DeviceState | None = None
     end: DeviceState | None = None
