@@ -163,6 +163,7 @@ def session_of(family: Family, root: Path, *, asked: list[Any] | None = None,
 
 def complete(session: Session) -> SessionState:
     """Run what is left of a session and return it as it was before it was put away."""
+    energy.forget_stale(session)
     energy.idle(session, "before", context=False)
     assert energy.measure(session)
     record = session.begun

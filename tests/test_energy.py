@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from jouleboard import plan, protocol, sessionfile, store, trials
-from jouleboard.declared import Band
-from jouleboard.errors import OutOfTimeError, UnitError
+from jouleboard import energy, plan, protocol, sessionfile, store, trials
+from jouleboard.declared import Band, Figure
+from jouleboard.errors import MeterError, OutOfTimeError, TooLargeError, UnitError
 from jouleboard.plan import Family
 from jouleboard.session import MARGIN_S
 from jouleboard.sessionfile import SessionState
@@ -71,16 +71,26 @@ def test_a_session_has_idle_with_and_without_context_a_canary_a_live_eval_and_pr
 def test_a_window_whose_sensor_failed_is_kept_without_joules_and_keeps_its_cpu_time_and_scores(
     family: Family, tmp_path: Path
 ) -> None:
-    session = session_of(family, tmp_path, meter=FakeMeter(broken="device-lost: the GPU fell off the bus"))
+    meter = FakeMeter()
+
+    def stop(name: str) -> None:
+        meter.broken = "device-lost: the GPU fell off the bus" if name in {"trial-2", "trial-3", "trial-7"} else None
+
+    session = session_of(family, tmp_path, meter=meter, stop=stop)
     complete(session)
-    report = store.read_report(session.folder.entry(family.base) / store.REPORT)
-    assert report.status == "complete"
-    assert report.tasks[0].scores["acc"] is not None
-    for trial in report.trials:
+    void = []
+    for recipe in family.recipes:
+        report = store.read_report(session.folder.entry(recipe) / store.REPORT)
+        assert report.status == "complete"
+        assert report.tasks[0].scores["acc"] is not None
+        void += [trial for trial in report.trials if trial.window.void is not None]
+    assert sorted(trial.order for trial in void) == [2, 3, 7]
+    for trial in void:
         assert trial.void is not None
         assert trial.void.startswith("device-lost")
         assert trial.window.energy.measured_j is None
         assert trial.window.energy.domains_j == {}
+        assert trial.window.duration_s > 0
 
 
 # --- stops ------------------------------------------------------------------------------------------------------------
@@ -140,6 +150,7 @@ def test_entries_of_a_session_in_pieces_pass_the_check_of_their_files(family: Fa
 
 @pytest.mark.parametrize(("change", "why"), [
     ({"boot": "0" * 16}, "started again"),
+    ({"device": "0" * 16}, "device is another one"),
     ({"began_utc": "2020-01-01T00:00:00+00:00"}, "hours ago"),
     ({"began_utc": "2100-01-01T00:00:00+00:00"}, "hours ago"),
     ({"replay_sha256": "0" * 64}, "batches"),
@@ -162,8 +173,10 @@ def test_a_session_of_other_circumstances_begins_anew(
     record = complete(second)
     assert record.name != there.name
     assert record.pieces == 1
-    assert f"measured again, since {'the ' if 'hours' not in why else ''}" in second.display.stream.getvalue()
+    assert "measured before is measured again, since" in second.display.stream.getvalue()
     assert why in second.display.stream.getvalue()
+    assert [(one.when, one.context) for one in record.idle] == [
+        ("before", False), ("before", True), ("after", True), ("after", False)]
 
 
 def test_a_session_that_cannot_be_read_begins_anew(family: Family, tmp_path: Path) -> None:
@@ -243,10 +256,104 @@ def test_why_a_session_cannot_go_on_is_none_for_its_own_circumstances(family: Fa
         complete(session)
     there = session.folder.session.read()
     assert there is not None
-    now = dt.datetime.now(dt.UTC)
     same = {"configurations": there.configurations, "replay_sha256": there.replay_sha256}
-    assert sessionfile.why_not(there, **same, now=now) is None
-    # A variant that failed meanwhile leaves the others what they are.
+    assert sessionfile.why_not(there, **same) is None
+    assert sessionfile.stale(there, device=None, now=dt.datetime.now(dt.UTC)) is None
+    # A variant that failed meanwhile leaves the others what they are, and so does one that joins too late.
     fewer = {"bf16": there.configurations["bf16"]}
-    assert sessionfile.why_not(there, **(same | {"configurations": fewer}), now=now) is None
-    assert sessionfile.why_not(there, **(same | {"configurations": {"new": "0" * 64}}), now=now) is not None
+    assert sessionfile.why_not(there, **(same | {"configurations": fewer})) is None
+    assert sessionfile.why_not(there, **(same | {"configurations": {**fewer, "new": "0" * 64}})) is None
+    assert sessionfile.why_not(there, **(same | {"configurations": {"bf16": "0" * 64}})) is not None
+
+
+def test_variants_that_come_out_otherwise_when_built_anew_are_measured_anew(family: Family, tmp_path: Path) -> None:
+    def stop(name: str) -> None:
+        if name == "trial-5":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        complete(session_of(family, tmp_path, stop=stop))
+    second = session_of(family, tmp_path)
+    built = second.state["bf16"].built
+    other = msgspec.structs.replace(built.realised, weights_sha256="0" * 64)
+    second.state["bf16"].built = msgspec.structs.replace(built, realised=other)
+    assert complete(second).pieces == 1
+    assert "variants are others" in second.display.stream.getvalue()
+
+
+def test_a_variant_that_joins_too_late_keeps_its_scores_and_is_said(family: Family, tmp_path: Path) -> None:
+    def stop(name: str) -> None:
+        if name == "trial-5":
+            raise KeyboardInterrupt
+
+    first = session_of(family, tmp_path, stop=stop)
+    first.fail(family.recipes[2], "build", UnitError("it died"))
+    with pytest.raises(KeyboardInterrupt):
+        complete(first)
+    second = session_of(family, tmp_path)
+    record = complete(second)
+    assert record.pieces == 2
+    assert "drop-6-layers came too late" in second.display.stream.getvalue()
+    assert second.state["bf16"].complete
+    assert not second.state["drop-6-layers"].complete
+
+
+def test_a_cell_that_does_not_fit_is_left_out_and_the_others_are_measured(family: Family, tmp_path: Path) -> None:
+    def stop(name: str) -> None:
+        if name in {"trial-1", "trial-2", "trial-3", "trial-4"}:
+            raise TooLargeError("no room")
+
+    session = session_of(family, tmp_path)
+    session.workers["int8-weight-only"] = FakeWorker("int8-weight-only", [], stop)
+    record = complete(session)
+    held = record.held["int8-weight-only"]
+    assert held.skipped_cells == ("agent batch 2",)
+    assert {trial.workload for trial in held.trials} == {"replay"}
+    assert len(record.held["bf16"].trials) == 4
+    assert session.state["int8-weight-only"].failure is None
+
+
+def test_without_the_base_the_rest_of_the_night_is_not_measured(family: Family, tmp_path: Path) -> None:
+    asked: list[Any] = []
+
+    def die(name: str) -> None:
+        raise UnitError("it died")
+
+    session = session_of(family, tmp_path, asked=asked)
+    session.workers["bf16"] = FakeWorker("bf16", asked, die)
+    energy.idle(session, "before", context=False)
+    assert not energy.measure(session)
+    assert not [name for _, name, _ in asked if name.startswith("trial-")]
+    assert "no variant can be compared" in session.display.stream.getvalue()
+
+
+def test_a_sensor_that_is_gone_ends_the_piece_and_its_last_windows_are_measured_again(
+    family: Family, tmp_path: Path
+) -> None:
+    meter = FakeMeter()
+
+    def stop(name: str) -> None:
+        if name == "trial-3":
+            meter.broken = "driver-gone: the driver does not answer"
+
+    session = session_of(family, tmp_path, stop=stop, meter=meter)
+    with pytest.raises(MeterError, match="4 windows in a row"):
+        complete(session)
+    kept = session.folder.session.read()
+    assert sorted(trial.order for held in kept.held.values() for trial in held.trials) == [0, 1, 2]
+    record = complete(session_of(family, tmp_path))
+    trials_there = [trial for held in record.held.values() for trial in held.trials]
+    assert sorted(trial.order for trial in trials_there) == list(range(12))
+    assert all(trial.window.void is None for trial in trials_there)
+
+
+@pytest.mark.parametrize(("window_s", "ticks", "tick_s", "least_s"), [
+    (60.0, 300, 0.1, 60.0), (15.0, 300, 0.1, 30.0), (0.0, 300, 1.0, 300.0), (60.0, 300, None, 60.0), (0.0, 0, 0.1, 0.0),
+])
+def test_a_window_holds_the_seconds_and_the_ticks_of_the_plan(
+    window_s: float, ticks: int, tick_s: float | None, least_s: float, family: Family
+) -> None:
+    tick = None if tick_s is None else Figure(value=tick_s, source="invented")
+    hardware = msgspec.structs.replace(family.hardware, counter_tick_s=tick)
+    assert trials.least_window_s(msgspec.structs.replace(PLAN, window_s=window_s, ticks=ticks), hardware) == pytest.approx(
+        least_s)

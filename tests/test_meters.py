@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import queue
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -722,3 +724,37 @@ def test_a_missing_powercap_folder_is_no_error(tmp_path: Path) -> None:
 def test_asking_for_gpus_never_raises_and_says_why_there_is_none() -> None:
     found = detect.gpus()
     assert bool(found.devices) == (found.reason is None)
+
+
+# --- what is never used -----------------------------------------------------------------------------------------------
+
+
+LIVE_SERVICES = ("zeus.monitor.carbon", "zeus.monitor.price", "zeus.monitor.energy.carbon", "codecarbon")
+"""They ask the network for a grid's carbon and price while a run goes on; ours are declared, with year and source."""
+
+
+def imported(tree: ast.AST) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_no_live_carbon_or_price_service_and_no_polling_monitor_of_zeus_is_used() -> None:
+    sources = sorted(Path(meters.__file__).parents[1].rglob("*.py"))
+    assert len(sources) > 50
+    used = set.union(*(imported(ast.parse(path.read_text())) for path in sources))
+    assert "zeus.monitor.ZeusMonitor" in used, "this test looks in the wrong place"
+    forbidden = (*LIVE_SERVICES, "zeus.monitor.power", "zeus.monitor.PowerMonitor", "zeus.monitor.CarbonEmissionMonitor",
+                 "zeus.monitor.EnergyCostMonitor", "zeus.monitor.temperature", "zeus.monitor.TemperatureMonitor")
+    assert not [name for name in used if name.startswith(forbidden)]
+
+
+def test_the_maintained_zeus_is_what_the_package_asks_for() -> None:
+    """`zeus-ml` is the name that ended in February 2025 at 0.11, whose monitor lacks what is relied on here."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [one for extra in project["optional-dependencies"].values() for one in extra]
+    assert [one for one in wanted if one.startswith("zeus")] == ["zeus>=0.16"]

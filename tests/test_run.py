@@ -44,7 +44,7 @@ energy:
   canary_s: 0.2
   live_items: 2
 prefill: {tokens: [64], batches: [1]}
-decode: {prompt_tokens: 16, tokens: 4, batches: [2]}
+decode: {prompt_tokens: [16], tokens: 4, batches: [2]}
 """
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 
 from jouleboard import catalogue, forecast, hardware, paths, plan, sources, store
 from jouleboard.declared import GeneratedSource, Hardware, HubSource, PathSource, Plan, PlanTask
-from jouleboard.errors import OutOfTimeError, PlanError
+from jouleboard.errors import HardwareError, OutOfTimeError, PlanError
 from jouleboard.plan import Family
 from jouleboard.progress import Display
 from jouleboard.runfolder import Progressed
@@ -45,13 +46,15 @@ def run(options: RunOptions) -> int:
 
     chosen = adapt(catalogue.plan(options.plan or DEFAULT_PLAN), options)
     here = hardware.look()
-    profile = hardware.resolve(options.hardware, here)
+    profile, elsewhere = _profile(options, here)
     families = plan.families(chosen, profile)
     out = options.out or default_out(chosen, profile)
     display = Display()
     deadline_s = None if options.stop_after_min is None else time.monotonic() + 60 * options.stop_after_min
     print(describe(chosen, families, out, unused=hardware.unused_gpus(profile, here)))
     if options.dry_run:
+        if elsewhere is not None:
+            print(f"note      {elsewhere}")
         print("\n".join([*forecast.lines(families), *needs(families)]))
         return 0
     results: list[Progressed] = []
@@ -69,8 +72,36 @@ def run(options: RunOptions) -> int:
         print(f"failed: {state.recipe.id}: {state.failure.reason if state.failure else ''}")
     complete = [state for state in results if state.complete]
     print(f"{len(complete)} of {len(results)} variants are complete in {out}")
+    sound = _say_voids(out)
     print(f"next: jouleboard check {out} && jouleboard build --reports {out} --out _site")
-    return 0 if len(complete) == len(results) else 1
+    return 0 if len(complete) == len(results) and sound else 1
+
+
+def _say_voids(out: Path) -> bool:
+    """Say which entries hold void trials; False where a cell of one has no other."""
+    sound = True
+    for path in store.find_reports(out):
+        report = store.read_report(path)
+        void = [trial for trial in report.trials if trial.void is not None]
+        cells = {(trial.workload, trial.batch) for trial in report.trials}
+        valid = {(trial.workload, trial.batch) for trial in report.trials if trial.void is None}
+        sound = sound and cells == valid
+        if void:
+            reasons = Counter((trial.void or "").split(":")[0] for trial in void)
+            words = ", ".join(f"{code} {count}x" for code, count in sorted(reasons.items()))
+            print(f"{report.model} {report.recipe}: {len(void)} of {len(report.trials)} trials are void ({words}); they are kept "
+                  "and not counted")
+    return sound
+
+
+def _profile(options: RunOptions, here: hardware.Machine) -> tuple[Hardware, str | None]:
+    """Return the profile to run on and, for a dry run on a device that is not here, why it could not be run."""
+    try:
+        return hardware.resolve(options.hardware, here), None
+    except HardwareError as error:
+        if not options.dry_run or options.hardware is None:
+            raise
+        return catalogue.hardware(options.hardware), f"it could not be run here: {error.problem}"
 
 
 def default_out(chosen: Plan, profile: Hardware) -> Path:
@@ -193,7 +224,7 @@ def build(reports: Path | None, out: Path) -> int:
     folders = {entry.name: entry.folder for entry in loaded.entries}
     refused = sorted({problem.file for problem in loaded.problems})
     pages = publish.publish(boards, out, folders=folders, problems=refused)
-    print(f"{len(loaded.entries)} entries on {len(boards)} board(s), {len(pages)} pages; {len(refused)} file(s) refused")
+    print(f"{len(loaded.entries)} entries on {len(boards)} board(s), {len(pages)} files; {len(refused)} file(s) refused")
     print(f"open {out / 'index.html'}")
     return 1 if loaded.problems else 0
 

@@ -281,9 +281,9 @@ class PrefillPlan(Noun, frozen=True, kw_only=True):
 
 
 class DecodePlan(Noun, frozen=True, kw_only=True):
-    """Decode probes: `tokens` greedy steps after a prompt of `prompt_tokens` that is computed before the window."""
+    """Decode probes: `tokens` greedy steps behind a prompt of each of `prompt_tokens`, which is computed before the window."""
 
-    prompt_tokens: Positive
+    prompt_tokens: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
     tokens: Positive
     batches: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
 

@@ -15,6 +15,7 @@ import msgspec
 from jouleboard import plan, probing, protocol, sessionfile, store, trials
 from jouleboard.errors import MeterError, UnitError
 from jouleboard.meters.interface import OpenWindow
+from jouleboard.recipes import Recipe
 from jouleboard.records import Canary, Idle, ReplayRow
 from jouleboard.session import Session, utc_now
 from jouleboard.sessionfile import SessionState
@@ -47,7 +48,9 @@ def measure(session: Session) -> bool:
             session.guard(recipe.id, "energy", _forget_peak)
         idle(session, "before", context=True)
         _canary(session, "before")
-        trials.run(session, rows)
+        if not trials.run(session, rows):
+            session.display.say("energy: ended, since the base failed and no variant can be compared with it")
+            return False
         for recipe in session.alive:
             session.require_time(trials.SAMPLE_EVERY_S, "the live eval")
             session.guard(recipe.id, "energy", partial(trials.live, session, recipe))
@@ -64,6 +67,9 @@ def finish(session: Session) -> None:
     session.end_workers()
     idle(session, "after", context=False)
     for recipe in session.alive:
+        if recipe.id not in session.begun.configurations:
+            session.display.say(f"  {recipe.id} came too late for this session of trials: run again to measure all variants anew")
+            continue
         session.state[recipe.id].complete = True
         session.folder.write(session.state[recipe.id], session.begun)
     session.folder.session.remove()
@@ -71,10 +77,10 @@ def finish(session: Session) -> None:
 
 def _begin(session: Session, replay_sha256: str) -> None:
     """Go on with the session that is on disk, or begin a new one."""
-    configurations = {recipe.id: plan.configuration_sha256(session.family, recipe) for recipe in session.alive}
+    configurations = {recipe.id: _identity(session, recipe) for recipe in session.alive}
     there, now = session.folder.session.read(), utc_now()
     if there is not None:
-        reason = sessionfile.why_not(there, configurations=configurations, replay_sha256=replay_sha256, now=now)
+        reason = sessionfile.why_not(there, configurations=configurations, replay_sha256=replay_sha256)
         if reason is None:
             session.keep(msgspec.structs.replace(there, pieces=there.pieces + 1))
             done = sum(len(held.trials) for held in there.held.values())
@@ -85,9 +91,31 @@ def _begin(session: Session, replay_sha256: str) -> None:
     order = plan.session_order(energy.cells, list(configurations), energy.trials, session.family.plan.seed)
     session.keep(SessionState(
         name=store.digest([now.isoformat(), session.family.model.id, msgspec.to_builtins(order)]),
-        began_utc=now.isoformat(), boot=sessionfile.boot_digest(), configurations=configurations,
+        began_utc=now.isoformat(), boot=sessionfile.boot_digest(), device=device(session), configurations=configurations,
         replay_sha256=replay_sha256, order=order, idle=tuple(session.idle), held={},
     ))
+
+
+def device(session: Session) -> str | None:
+    """Return the digest that the metered device gives of itself; None where there is none."""
+    state = session.meter.state()
+    return None if state is None else state.device
+
+
+def forget_stale(session: Session) -> None:
+    """Put a session away that this machine cannot go on with, before anything of a new one is measured."""
+    there = session.folder.session.read()
+    reason = None if there is None else sessionfile.stale(there, device=device(session), now=utc_now())
+    if reason is not None:
+        session.display.say(f"  what was measured before is measured again, since {reason}")
+        session.folder.session.remove()
+
+
+def _identity(session: Session, recipe: Recipe) -> str:
+    """Return the digest of what a variant is: built anew for each piece, it must come out as the same weights."""
+    built = session.state[recipe.id].built
+    weights = None if built is None else built.realised.weights_sha256
+    return store.digest([plan.configuration_sha256(session.family, recipe), weights])
 
 
 def _forget_peak(worker: Worker) -> None:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 from jouleboard.declared import Hardware
 from jouleboard.plan import REPLAY, Family, session_order, torch_device, wanted_probes
+from jouleboard.sessionfile import LONGEST_S
 
 CPU_PREFILL, CPU_DECODE = 2.5e11, 1e10
 """Operations a second that one thread reaches in prefill and decode of a small model in bf16, as seen on a virtual machine with
 AVX-512; between processors it differs by ten times."""
 PREFILL_SHARE, DECODE_SHARE = 0.3, 0.02
 """Shares of a device's peak that prefill and decode of one sequence reach through plain transformers: guesses."""
+MOST_STEPS_PER_S = 60.0
+"""Decode steps a second beyond which plain transformers waits for Python, whatever the device: a guess."""
 TOKENS_PER_ITEM = 120
 """Of an eval item, all its choices together: a guess."""
 START_S = 20.0
@@ -51,10 +54,13 @@ def lines(families: Sequence[Family]) -> list[str]:
     disk = "unknown" if found.disk_bytes is None else f"about {found.disk_bytes / 1e9:.1f} GB of cache for the weights"
     total_s = found.declared_s + found.computing_s
     trials = sum(len(_order(family)) for family in families)
+    late = [f"note      over {LONGEST_S / 3600:.0f} h a session of trials begins anew: measure fewer cells or variants at a time"] if (
+        total_s > LONGEST_S) else []
     return [
         (f"time      at least {_minutes(found.declared_s)} of windows, warm-ups and waits ({trials} trials); about "
         f"{_minutes(total_s)} in all, a guess from the model's size and the device's peak"),
         f"disk      {disk}",
+        *late,
     ]
 
 
@@ -101,7 +107,7 @@ def _rates(family: Family) -> tuple[float, float]:
     if peak is None or torch_device(family.hardware) == "cpu":
         threads = family.plan.threads
         return threads * CPU_PREFILL / operations, threads * CPU_DECODE / operations
-    return PREFILL_SHARE * peak / operations, DECODE_SHARE * peak / operations
+    return PREFILL_SHARE * peak / operations, min(MOST_STEPS_PER_S, DECODE_SHARE * peak / operations)
 
 
 def _peak_flops(hardware: Hardware) -> float | None:

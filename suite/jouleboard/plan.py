@@ -207,9 +207,9 @@ def wanted_probes(plan: Plan) -> Iterator[WantedProbe]:
     for tokens in plan.prefill.tokens:
         for batch in plan.prefill.batches:
             yield WantedProbe(kind="prefill", batch=batch, prompt_tokens=tokens, output_tokens=0)
-    for batch in plan.decode.batches:
-        yield WantedProbe(kind="decode", batch=batch, prompt_tokens=plan.decode.prompt_tokens,
-                          output_tokens=plan.decode.tokens)
+    for context in plan.decode.prompt_tokens:
+        for batch in plan.decode.batches:
+            yield WantedProbe(kind="decode", batch=batch, prompt_tokens=context, output_tokens=plan.decode.tokens)
 
 
 def choose_batches(recorded: Sequence[Sequence[ReplayRow]], tokens: int, seed: int) -> list[list[ReplayRow]]:

@@ -53,6 +53,8 @@ class Built(Noun, tag=True, frozen=True, kw_only=True):
     engine: Engine
     steps: tuple[dict[str, Any], ...]
     torch_cpu_capability: str
+    device: str | None = None
+    """Digest of the GPU's UUID as `records.DeviceState.device` has it; None on other devices."""
 
 
 class Evaluate(Noun, tag=True, frozen=True, kw_only=True):

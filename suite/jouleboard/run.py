@@ -6,6 +6,7 @@ once, so an interrupted run leaves usable entries and the next run with the same
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import msgspec
 
 from jouleboard import energy, meters, models, protocol, runfolder, scores, tasks
 from jouleboard.declared import PathSource
+from jouleboard.errors import HardwareError
 from jouleboard.meters.clock import ClockMeter
 from jouleboard.models import Dense
 from jouleboard.paths import data_folder
@@ -51,19 +53,19 @@ def run_family(family: Family, out: Path, display: Display, *, deadline_s: float
             display.say(f"{family.model.id}: all {len(found)} variants are complete in {folder.root}: re-used, "
                         "nothing is measured again")
             return list(found.values())
-        meter = meters.choose(family.hardware)
-        with display.phase("prepare", "weights and items, from their pinned sources or the cache"):
-            prepared = {row.task.id: tasks.prepare(row.task, say=_indent(display)) for row in family.tasks}
-            _report_unparsed(prepared, display)
-            dense = _dense(family, folder, display)
-        folder.require_same_inputs(found, dense.weights_sha256,
-                                   {name: data.data_sha256 for name, data in prepared.items()})
-        session = Session(family=family, folder=folder, display=display, meter=meter, dense=dense, prepared=prepared,
-                          state=found, deadline_s=deadline_s)
-        try:
-            _phases(session)
-        finally:
-            session.stop()
+        with contextlib.closing(meters.choose(family.hardware)) as meter:
+            with display.phase("prepare", "weights and items, from their pinned sources or the cache"):
+                prepared = {row.task.id: tasks.prepare(row.task, say=_indent(display)) for row in family.tasks}
+                _report_unparsed(prepared, display)
+                dense = _dense(family, folder, display)
+            folder.require_same_inputs(found, dense.weights_sha256,
+                                       {name: data.data_sha256 for name, data in prepared.items()})
+            session = Session(family=family, folder=folder, display=display, meter=meter, dense=dense, prepared=prepared,
+                              state=found, deadline_s=deadline_s)
+            try:
+                _phases(session)
+            finally:
+                session.stop()
         return list(session.state.values())
 
 
@@ -112,6 +114,7 @@ def _dense(family: Family, folder: RunFolder, display: Display) -> Dense:
 def _phases(session: Session) -> None:
     display, family = session.display, session.family
     unfinished = [recipe for recipe in family.recipes if not session.state[recipe.id].complete]
+    energy.forget_stale(session)
     if session.folder.session.read() is None:
         # On a session that goes on it was measured before.
         energy.idle(session, "before", context=False)
@@ -156,6 +159,10 @@ def _build(session: Session, recipe: Recipe, worker: Worker) -> None:
     )
     measured = worker.measure(request, protocol.Built, meter=session.meter, name="build")
     built, window = measured.reply, measured.there()
+    metered = energy.device(session)
+    if built.device is not None and metered is not None and built.device != metered:
+        raise HardwareError("the variant computes on another device than the one that is measured", field=recipe.id,
+                            remedy="let CUDA_VISIBLE_DEVICES name the one device that the profile means, by its index")
     session.state[recipe.id].built = built
     # Its trace is not kept, so nobody could recompute an integral of it.
     session.state[recipe.id].build_window = msgspec.structs.replace(

@@ -29,6 +29,7 @@ from jouleboard.records import (
     RULES_VERSION,
     Build,
     Engine,
+    Environment,
     Failure,
     Item,
     Report,
@@ -70,6 +71,7 @@ class RunFolder:
         self._work = root / ".work" / family.model.id
         self.logs = self._work / "logs"
         self.session = SessionFile(self._work)
+        self._described: Environment | None = None
 
     def entry(self, recipe: Recipe) -> Path:
         """Return the folder of a variant's entry."""
@@ -227,6 +229,12 @@ class RunFolder:
             for line in path.read_bytes().splitlines():
                 yield msgspec.json.decode(line, type=Item)
 
+    def _environment(self) -> Environment:
+        """Describe machine and software once a run: a device that is lost meanwhile stays the one that was there."""
+        if self._described is None:
+            self._described = environment.describe(self._family.hardware, None)
+        return self._described
+
     def _samples(self, report: Report) -> list[traces.Sample]:
         """Return the trace of every window of a report: of the session's first, then of the variant's own."""
         shared = [*(one.window.name for one in report.idle), *(one.window.name for one in report.canary)]
@@ -253,7 +261,8 @@ class RunFolder:
             profile=hardware, energy_plan=family.plan.energy,
             session=session.name if session and held.trials else None,
             replay_sha256=session.replay_sha256 if session and held.trials else None,
-            environment=environment.describe(hardware, built.torch_cpu_capability if built else None),
+            environment=msgspec.structs.replace(
+                self._environment(), torch_cpu_capability=built.torch_cpu_capability if built else None),
             engine=built.engine if built else _unbuilt(family, recipe),
             build=_build(state), realised=built.realised if built else None,
             tasks=tuple(state.results), trials=held.trials, live=held.live, probes=held.probes,

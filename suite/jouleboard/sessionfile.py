@@ -36,6 +36,8 @@ class Held(Noun, frozen=True, kw_only=True):
     live: Trial | None = None
     probes: tuple[Probe, ...] = ()
     skipped_probes: tuple[SkippedProbe, ...] = ()
+    skipped_cells: tuple[str, ...] = ()
+    """Cells that do not fit into memory, as `cell_name` writes them."""
     peak_memory_bytes: Count | None = None
 
 
@@ -46,8 +48,10 @@ class SessionState(Noun, frozen=True, kw_only=True):
     """Names the session in every entry that comes of it."""
     began_utc: str
     boot: ShortDigest | None
+    device: ShortDigest | None = None
+    """The very device that its windows are measured on; None where it names none."""
     configurations: dict[str, Sha256]
-    """Digest of the configuration of each variant that was alive when the session began."""
+    """Digest of configuration and built weights of each variant that was alive when the session began."""
     replay_sha256: Sha256
     order: tuple[Slot, ...]
     pieces: Count = 1
@@ -107,22 +111,36 @@ class SessionFile:
         return self._folder / "trace" / recipe / f"{window}.csv"
 
 
-def why_not(state: SessionState, *, configurations: Mapping[str, str], replay_sha256: str, now: dt.datetime) -> str | None:
-    """Say why a session that was interrupted cannot go on; None where it can.
+def stale(state: SessionState, *, device: str | None, now: dt.datetime) -> str | None:
+    """Say why this machine cannot go on with a session, whatever the variants are; None where it can.
 
     Args:
         state: the session.
-        configurations: digest of the configuration of each variant that is alive now.
-        replay_sha256: of the batches that would be replayed now.
+        device: digest that the device gives of itself now.
         now: the present, with a time zone.
     """
     if state.boot != boot_digest():
         return "the machine was started again"
+    if state.device != device:
+        return "the device is another one"
     age_s = (now - dt.datetime.fromisoformat(state.began_utc)).total_seconds()
     if not 0 <= age_s <= LONGEST_S:
         return f"it began {age_s / 3600:.1f} hours ago"
+    return None
+
+
+def why_not(state: SessionState, *, configurations: Mapping[str, str], replay_sha256: str) -> str | None:
+    """Say why the variants that are alive now cannot go on with a session; None where they can.
+
+    A variant that was not alive when it began is no hindrance: it is left out of this session.
+
+    Args:
+        state: the session.
+        configurations: digest of configuration and built weights of each variant that is alive now.
+        replay_sha256: of the batches that would be replayed now.
+    """
     if replay_sha256 != state.replay_sha256:
         return "the batches to be replayed are others"
-    if any(state.configurations.get(name) != digest for name, digest in configurations.items()):
+    if any(state.configurations.get(name, digest) != digest for name, digest in configurations.items()):
         return "the variants are others"
     return None

@@ -19,18 +19,20 @@ from functools import partial
 import msgspec
 
 from jouleboard import protocol, store
-from jouleboard.declared import EnergyPlan
-from jouleboard.errors import MeterError
+from jouleboard.declared import EnergyPlan, Hardware
+from jouleboard.errors import MeterError, TooLargeError
 from jouleboard.paths import data_folder
 from jouleboard.plan import CALIBRATION, REPLAY, Slot
 from jouleboard.recipes import Recipe
 from jouleboard.records import ReplayRow, Trial
 from jouleboard.session import Session
 from jouleboard.traces import Sample
-from jouleboard.units import Measured, Worker
+from jouleboard.units import Measured, Worker, at_once
 
 SAMPLE_EVERY_S = 0.5
 SETTLE_EVERY_S = 0.5
+LOST_IN_A_ROW = 4
+"""A fault that passes voids a window or two; more in a row are a sensor that is gone."""
 
 
 class Sampler:
@@ -69,15 +71,41 @@ class Sampler:
                 return
 
 
-def run(session: Session, batches: Sequence[Sequence[ReplayRow]]) -> None:
-    """Run the trials of the session that are not done yet; a variant that fails is left out of what follows."""
+def run(session: Session, batches: Sequence[Sequence[ReplayRow]]) -> bool:
+    """Run the trials of the session that are not done yet; a variant that fails is left out of what follows.
+
+    Returns:
+        False where the base failed: then there is nothing to compare with, and the rest is not measured.
+
+    Raises:
+        MeterError: the sensor does not come back; what was measured before is kept.
+    """
     order = session.begun.order
     done = {trial.order for held in session.begun.held.values() for trial in held.trials}
     for index, slot in enumerate(order):
-        if index not in done and slot.recipe in session.workers:
+        if session.family.base.id not in session.workers:
+            return False
+        if index not in done and slot.recipe in session.workers and (
+                cell_name(slot) not in session.held(slot.recipe).skipped_cells):
             session.require_time(_estimate_s(session, slot), f"the next trial ({slot.recipe}, {cell_name(slot)})")
             session.guard(slot.recipe, "energy", partial(_trial, session, index, slot, batches))
+            _require_sensor(session)
         session.display.advance("trials", index + 1, len(order), "trials")
+    return True
+
+
+def _require_sensor(session: Session) -> None:
+    """Stop where the latest windows of all variants could not be read: the last of them are measured again next time."""
+    latest = sorted((trial for held in session.begun.held.values() for trial in held.trials), key=lambda one: one.order)
+    lost = latest[-LOST_IN_A_ROW:]
+    if len(lost) < LOST_IN_A_ROW or any(one.window.void is None for one in lost):
+        return
+    orders = {one.order for one in lost}
+    session.keep(msgspec.structs.replace(session.begun, held={
+        name: msgspec.structs.replace(held, trials=tuple(one for one in held.trials if one.order not in orders))
+        for name, held in session.begun.held.items()}))
+    raise MeterError(f"the sensor gave nothing in {LOST_IN_A_ROW} windows in a row: {lost[-1].window.void}",
+                     remedy="`jouleboard doctor` looks at it; mend it and run the same command again: it goes on before these")
 
 
 def cell_name(slot: Slot) -> str:
@@ -93,7 +121,7 @@ def _estimate_s(session: Session, slot: Slot) -> float:
     alike = {recipe: [trial.window.duration_s for trial in held.trials if order[trial.order].cell == slot.cell]
              for recipe, held in session.begun.held.items()}
     seen = alike.get(slot.recipe) or [one for found in alike.values() for one in found]
-    return waits_s + max([energy.window_s, *seen])
+    return waits_s + max([least_window_s(energy, session.family.hardware), *seen])
 
 
 def _trial(
@@ -102,24 +130,33 @@ def _trial(
     energy, window = session.family.plan.energy, f"trial-{index}"
     warmup_s = energy.warmup_s if slot.recipe in session.warmed else energy.first_warmup_s
     sampler = Sampler(worker, window)
+    # Beside a device's own trace the processor's would only cost: its seconds are read at both ends.
+    opened = sampler.start if session.family.hardware.method == "model" else at_once
     try:
         measured = worker.measure(
             _request(session, slot, warmup_s), protocol.Worked, meter=session.meter, name=window,
-            before=partial(settle, session, energy), opened=sampler.start,
+            before=partial(settle, session, energy), opened=opened,
         )
+    except TooLargeError as error:
+        session.display.say(f"  {slot.recipe}: {cell_name(slot)} is left out: {error.problem}")
+        held = session.held(slot.recipe)
+        session.hold(slot.recipe, msgspec.structs.replace(held, skipped_cells=(*held.skipped_cells, cell_name(slot))))
+        return
     finally:
         samples = sampler.stop()
     session.warmed.add(slot.recipe)
     session.folder.session.write_trace(slot.recipe, window, [*measured.samples, *samples])
     trial = _record(session, index, slot, measured, batches)
+    peak = worker.ask(protocol.Memory(begin_anew=False), protocol.MemoryRead).peak_memory_bytes
     held = session.held(slot.recipe)
-    session.hold(slot.recipe, msgspec.structs.replace(held, trials=(*held.trials, trial)))
+    session.hold(slot.recipe, msgspec.structs.replace(
+        held, trials=(*held.trials, trial), peak_memory_bytes=max(peak, held.peak_memory_bytes or 0)))
     if trial.window.void is not None:
         session.display.say(f"  {slot.recipe}: {window} is void: {trial.window.void}")
 
 
 def _request(session: Session, slot: Slot, warmup_s: float) -> protocol.Replay | protocol.Serve:
-    window_s = session.family.plan.energy.window_s
+    window_s = least_window_s(session.family.plan.energy, session.family.hardware)
     if slot.cell.workload == REPLAY:
         return protocol.Replay(batches=str(session.folder.replay_file), warmup_s=warmup_s, window_s=window_s)
     workload = session.family.workloads[slot.cell.workload]
@@ -127,6 +164,12 @@ def _request(session: Session, slot: Slot, warmup_s: float) -> protocol.Replay |
         prompt_tokens=workload.prompt_tokens, output_tokens=workload.output_tokens, batch=slot.cell.batch or 1,
         text=str(data_folder("tasks") / CALIBRATION), warmup_s=warmup_s, window_s=window_s,
     )
+
+
+def least_window_s(energy: EnergyPlan, hardware: Hardware) -> float:
+    """Return how long a window must be at least: the plan's seconds, and its ticks of the device's counter."""
+    tick = hardware.counter_tick_s
+    return max(energy.window_s, 0.0 if tick is None else energy.ticks * tick.value)
 
 
 def settle(session: Session, energy: EnergyPlan) -> None:

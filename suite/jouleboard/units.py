@@ -141,7 +141,7 @@ class Worker:
 
     def _refused(self, reply: protocol.Reply, expected: type[object]) -> UnitError:
         if isinstance(reply, protocol.TooLarge):
-            return TooLargeError(reply.reason, field=self.name, remedy="use smaller batches, or a larger device")
+            return TooLargeError(reply.reason, field=self.name, remedy="use a smaller batch, shorter requests, or a larger device")
         if isinstance(reply, protocol.Failed):
             return UnitError(reply.reason, field=self.name, remedy=reply.remedy or f"see {self.log}")
         return UnitError(f"expected {expected.__name__}, got {type(reply).__name__}", field=self.name)

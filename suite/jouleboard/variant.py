@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from jouleboard import harness, protocol, recipes, scores, workloads
 from jouleboard.declared import Metric
 from jouleboard.engines import inspect, memory
 from jouleboard.engines.reference import SOFTMAX_DTYPE, ReferenceLM
-from jouleboard.errors import RecipeError, UnitError
+from jouleboard.errors import RecipeError, TooLargeError, UnitError
 from jouleboard.harness import Outcome
 from jouleboard.recipes.interface import Context
 from jouleboard.records import Engine, Score, TaskResult
@@ -70,7 +71,7 @@ class Variant:
                 attention=str(getattr(model.config, "_attn_implementation", "unknown")),
             ),
             steps=tuple(steps),
-            torch_cpu_capability=torch.backends.cpu.get_cpu_capability(),
+            torch_cpu_capability=torch.backends.cpu.get_cpu_capability(), device=_device_digest(self._device),
         )
 
     def _batch_done(self, rows: int) -> None:
@@ -105,12 +106,13 @@ class Variant:
         """Serve a batch of requests of forced lengths after `go`, in whole loops, and before it unmeasured steps.
 
         Raises:
-            UnitError: the requests are longer than the model's context, or do not fit into memory.
+            TooLargeError: the requests are longer than the model's context, or do not fit into memory.
+            UnitError: there is no text to cut prompts from.
         """
         why = self._too_large(request)
         if why is not None:
-            raise UnitError(f"workload: {why}", field="workload",
-                            remedy="declare a shorter workload or a smaller batch, or use a model with a longer context")
+            raise TooLargeError(f"workload: {why}", field="workload",
+                                remedy="declare a shorter workload or a smaller batch, or use a model with a longer context")
         text = torch.as_tensor(self._tokenizer(Path(request.text).read_text(encoding="utf-8"),
                                                add_special_tokens=False)["input_ids"])
         if not len(text):
@@ -191,6 +193,13 @@ class Variant:
 
     def _synchronise(self) -> None:
         workloads.synchronise(self._device)
+
+
+def _device_digest(device: torch.device) -> str | None:
+    """Return the digest of a GPU's UUID, written as NVML writes it; None on other devices and for other makers."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    return hashlib.sha256(f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()).hexdigest()[:16]
 
 
 def _calibration(tokenizer: transformers.PreTrainedTokenizerBase, file: str) -> torch.Tensor:

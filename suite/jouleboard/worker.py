@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from jouleboard import protocol, store
-from jouleboard.errors import JouleboardError, UnitError
+from jouleboard.errors import JouleboardError, TooLargeError, UnitError
 
 if TYPE_CHECKING:
     from jouleboard.variant import Variant
@@ -85,6 +85,8 @@ def serve(channel: Channel) -> None:
                 raise UnitError("no variant has been built in this worker")
             else:
                 _HANDLERS[type(request)](variant, request, channel)
+        except TooLargeError as error:
+            channel.send(protocol.TooLarge(reason=error.problem))
         except JouleboardError as error:
             traceback.print_exc()
             channel.send(protocol.Failed(reason=error.problem, remedy=error.remedy))

@@ -1,0 +1,81 @@
+"""The plan `gpu` runs unattended in pieces, here on the SIMULATED GPU with a tiny random model in the place of the real one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jouleboard import check, store
+from jouleboard.paths import data_folder
+from tests.conftest import jouleboard
+
+pytestmark = pytest.mark.slow
+MORE_TO_DO = 3
+
+
+@pytest.fixture
+def tiny_folder(tiny_model, dense_model, tmp_path: Path) -> Path:
+    """A folder with random weights and the real tokenizer."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "tiny-random"
+    tiny_model.config.max_position_embeddings = 2048
+    tiny_model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(dense_model).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Path:
+    """The plan as it stands, with shorter windows, fewer trials and a smaller large batch."""
+    plan = yaml.safe_load((data_folder("plans") / "gpu.yaml").read_text())
+    plan["energy"] |= {"window_s": 0.5, "trials": 3, "first_warmup_s": 0.1, "warmup_s": 0.1, "jitter_s": 0.1, "idle_s": 2,
+                       "canary_s": 0.5, "live_items": 4, "probe_window_s": 0.3, "replay_tokens": 500}
+    plan["energy"]["cells"] = [{"workload": "chat", "batch": 1}, {"workload": "chat", "batch": 4}]
+    plan["prefill"]["batches"], plan["decode"]["batches"] = [1, 4], [1, 4]
+    # A pruned variant needs more layers than the tiny model has.
+    plan["recipes"] = ["bf16", "int8-weight-only", "nf4"]
+    path = tmp_path / "gpu-small.yaml"
+    path.write_text(yaml.safe_dump(plan | {"id": "gpu-small", "threads": 1}))
+    return path
+
+
+def test_the_plan_goes_on_piece_by_piece_and_everything_says_simulated(
+    plan_file: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    codes, texts = [], []
+    for _ in range(12):
+        done = jouleboard("run", plan_file, "--hardware", "simulated-gpu", "--model", tiny_folder, "--limit", 12,
+                          "--stop-after", 1.2, "--out", out)
+        codes.append(done.returncode)
+        texts.append(done.stdout + done.stderr)
+        if done.returncode != MORE_TO_DO:
+            break
+    assert codes[-1] == 0, texts[-1]
+    assert len(codes) > 1, "it was not cut into pieces"
+    assert all("SIMULATED" in text for text in texts)
+    assert any("goes on with the session" in text for text in texts[1:])
+    found = check.check_paths([out])
+    assert found.problems == []
+    reports = [entry.report for entry in found.entries]
+    assert {report.status for report in reports} == {"complete"}
+    assert len({report.session for report in reports}) == 1
+    for report in reports:
+        assert report.method == "simulated"
+        assert {(trial.workload, trial.batch) for trial in report.trials} == {("chat", 1), ("chat", 4)}
+        assert all(trial.window.energy.measured_j for trial in report.trials if trial.void is None)
+        assert "SIMULATED" in (out / report.model / report.recipe / store.REPORT).read_text()
+    windows = [one for report in reports for one in (*report.trials, report.live)]
+    assert len({one.piece for one in windows}) > 1, "the session was not cut"
+    refused = jouleboard("submit", out, "--reports", tmp_path / "reports")
+    assert refused.returncode == 2
+    assert "SIMULATED" in refused.stderr
+    assert not list((tmp_path / "reports").rglob("report.json"))
+    site = jouleboard("build", "--reports", out, "--out", tmp_path / "site")
+    assert site.returncode == 0, site.stderr
+    pages = [path for path in (tmp_path / "site").rglob("*.html") if path.name != "404.html"]
+    assert pages
+    assert all("SIMULATED" in path.read_text() for path in pages)
