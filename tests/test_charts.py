@@ -278,6 +278,81 @@ def test_labels_at_the_ends_of_lines_stay_apart_and_in_order(places: list[float]
     assert min(found) >= batchviews.TOP - 1e-9
 
 
+def test_only_what_may_be_compared_is_drawn_beside_the_base() -> None:
+    board = served_boards()[0]
+    barred = tuple(row if row.is_base else msgspec.structs.replace(row, cost_ratio=None, crossover=None)
+                   for row in board.ranked)
+    found = batchviews.picture(msgspec.structs.replace(board, ranked=barred[:1], unranked=barred[1:]))
+    assert found is not None
+    assert [curve.row.is_base for curve in found.curves] == [True] * sum(row.is_base for row in barred)
+    assert found.barred == sum(not row.is_base for row in barred) == 2
+
+
+def test_a_hollow_mark_takes_the_decode_step_between_the_probed_contexts() -> None:
+    law = factory.CostLaw(d2=1e-4)
+    model = costmodel.fit(factory.law_probes(law, contexts=(64, 1800)), "cpu_s")
+    assert model is not None
+    for batch, cost in batchviews._probed(model, (1500, 40)).items():
+        assert cost == pytest.approx(law.request(1500, 40, batch), rel=0.01)
+    outside = batchviews._probed(model, (2000, 40))
+    assert outside[1] == pytest.approx(law.prefill(2000, 1) + 39 * law.step(1800 + 16.5, 1), rel=0.01)
+
+
+def test_a_ratio_within_the_drift_of_its_base_is_no_difference() -> None:
+    row = next(row for row in factory.board().ranked if not row.is_base)
+    less = Estimate(value=0.98, low=0.97, high=0.99)
+    states = [views.standing(msgspec.structs.replace(row, cost_ratio=less, base_drift=drift)) for drift in (None, 0.01, 0.03)]
+    assert states == ["less", "less", "drift"]
+    assert views.standing(msgspec.structs.replace(row, cost_ratio=None, base_drift=0.03)) == "unknown"
+    board = factory.board()
+    moved = tuple(row if row.is_base else msgspec.structs.replace(row, cost_ratio=less, base_drift=0.03) for row in board.ranked)
+    found = views.headline(msgspec.structs.replace(board, ranked=moved, unranked=()))
+    assert (found.kind, found.drift, found.costlier) == ("unclear", 0.03, 0)
+
+
+def test_the_legend_names_the_marks_that_are_drawn() -> None:
+    board = factory.board()
+    every = views.marks(board)
+    assert (every.base, every.variant, every.cost_only, every.frontier, every.interval) == (True,) * 5
+    alone = views.marks(msgspec.structs.replace(board, ranked=()))
+    assert (alone.base, alone.variant, alone.cost_only, alone.frontier, alone.rank) == (False, False, True, False, False)
+    base = views.marks(msgspec.structs.replace(board, ranked=tuple(row for row in board.ranked if row.is_base), unranked=()))
+    assert (base.base, base.variant, base.cost_only, base.frontier) == (True, False, False, False)
+
+
+@pytest.mark.parametrize("width", [380, 860])
+def test_a_name_that_fits_on_neither_side_of_its_line_stands_above_it_whole(width: int) -> None:
+    board = factory.board()
+    wide = Estimate(value=5.0, low=0.5, high=9.9)
+    title = "Weights of eight bits, one scale a group"
+    rows = tuple(msgspec.structs.replace(row, cpu_s_per_ktoken=wide, report=msgspec.structs.replace(
+        row.report, recipe_title=title)) for row in board.unranked)
+    svg = drawn(msgspec.structs.replace(board, ranked=(), unranked=rows), width=width)
+    found = [one for one in etree.fromstring(svg.encode()).iter("{*}text") if (one.text or "") and (one.text or "") in title]
+    assert " ".join(one.text or "" for one in found).count("Weights of eight bits") == len(rows)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in svg
+    for one in found:
+        place = float(re.findall(r"translate\(([-\d.]+)", one.get("transform") or "")[0])
+        assert 0 <= place <= width
+        assert one.get("text-anchor") in (None, "start")
+
+
+@pytest.mark.parametrize(("boundary", "expected"), [("gpu", 18.0), ("soc", 18.0), ("package", None), ("cpu", None)])
+def test_host_joules_leave_the_platform_out_and_stand_beside_devices_alone(boundary: str, expected: float | None) -> None:
+    host = {"package-0": 30.0, "dram-0": 6.0, "psys": 50.0}
+    law = factory.CostLaw()
+    trials = [factory.serving_trial(turn, law) for turn in range(3)]
+    hosted = tuple(msgspec.structs.replace(one, window=msgspec.structs.replace(one.window, host_j=host)) for one in trials)
+    made = factory.report(factory.items(8), trials=hosted, boundary=boundary)
+    (board,) = rank.boards([factory.Entry(name="a/b", report=made, items=())])
+    found = entryviews.entry_view([(board, board.unranked[0])], {})
+    assert found.cells[0].host_j_per_request == (None if expected is None else pytest.approx(expected))
+    assert found.has_host is (boundary in {"gpu", "soc"})
+    assert entryviews._host_j([*hosted[:2], trials[2]]) is None
+    platform = msgspec.structs.replace(trials[0], window=msgspec.structs.replace(trials[0].window, host_j={"psys": 50.0}))
+    assert entryviews._host_j([platform]) is None
+
+
 def test_many_entries_draw_eight_lines_and_say_how_many_are_missing() -> None:
     board = served_boards()[0]
     variant = next(row for row in board.ranked if not row.is_base)
@@ -342,6 +417,17 @@ def test_the_command_leaves_the_limit_out_where_none_gives_the_same_items() -> N
     made = factory.report(factory.items(8), tasks=(short, longer))
     assert "--limit" not in repeat.command(made)
     assert repeat.limits_differ(made)
+
+
+def test_a_command_names_the_profile_and_says_where_the_plan_is_unknown() -> None:
+    short = factory.task_result(factory.items(8))
+    longer = factory.task_result(factory.items(20, "home_agent", choices=4))
+    for made in (factory.report(factory.items(8)), factory.report(factory.items(8), tasks=(short, longer))):
+        for plan, missing in (("quick", False), ("mine", True), ("custom", False)):
+            found = repeat.repeat(msgspec.structs.replace(made, plan=plan), {"quick", "full"})
+            assert found.needs_file is missing
+            for line in (found.command, found.alone):
+                assert line is None or line.endswith("--hardware generic-x86-cpu")
 
 
 def test_the_command_quotes_what_a_shell_would_run() -> None:

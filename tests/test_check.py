@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from jouleboard import catalogue, charts, check, cli, gate_facts, gates, publish, rank, store, traces
 from jouleboard.check import Problem
-from jouleboard.records import Item, Probe, Report
+from jouleboard.records import Item, Probe, Report, Window
 from jouleboard.traces import Sample
 from tests import factory
 
@@ -464,6 +464,30 @@ def test_a_void_trial_may_be_one_that_the_sensor_failed_in(tmp_path: Path) -> No
     assert problems(tmp_path) == []
     voids = [trial.void for trial in store.read_report(tmp_path / "base" / store.REPORT).trials]
     assert voids == [None, "device-lost: the device did not answer", None]
+
+
+def test_windows_that_failed_may_have_been_measured_again_and_orders_have_gaps(gpu: Path) -> None:
+    """What was lost in a row is measured again in its place, in a later piece; other variants have the orders between."""
+    lost = "device-lost: the device fell off the bus, or needs a reset (gpu0)"
+    report = store.read_report(gpu / store.REPORT)
+    rows = [row for row in traces.decode(store.read_lines(gpu / store.TRACE))
+            if row.window not in {"trial-1", "idle-before-without"}]
+
+    def failed(name: str) -> Window:
+        window = factory.gpu_window(name, end=None, void=lost)
+        return msgspec.structs.replace(window, energy=msgspec.structs.replace(
+            window.energy, measured_j=None, domains_j={}, integral_j=None))
+
+    trials = [msgspec.structs.replace(one, order=3 * one.order, piece=int(one.order > 2)) for one in report.trials]
+    trials[1] = msgspec.structs.replace(trials[1], window=failed("trial-1"))
+    idle = msgspec.structs.replace(factory.gpu_idle("before", context=False), window=failed("idle-before-without"))
+    changed = msgspec.structs.replace(report, trials=tuple(trials), idle=(*report.idle, idle))
+    write_trace(gpu, rows, gates.apply(changed, rows))
+    assert problems(gpu) == []
+    found = store.read_report(gpu / store.REPORT)
+    assert [one.void for one in found.trials] == [None, lost, None, None, None]
+    assert {(one.subject, one.reason) for one in found.gates if (one.name, one.status) == ("reading", "fail")} == {
+        ("trial-1", lost)}
 
 
 def test_a_window_without_joules_says_how_its_sensor_failed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -273,6 +274,52 @@ def test_where_nothing_can_be_said_the_reason_is_given() -> None:
         found = costmodel.crossover(base, variant, prompt=512, output=64)
         assert (found.cheaper, found.batch, found.decided) == (None, None, None)
         assert words in (found.reason or "")
+
+
+def test_a_verdict_for_every_batch_speaks_of_the_probed_ones_and_says_where_more_is_asked() -> None:
+    cheap = CostLaw(a0=0.01, a1=0.0015, a2=5e-7, d0=0.025, d1=0.002)
+    base, variant = (fitted(law, batches=(1, 4)) for law in (CostLaw(), cheap))
+    found = costmodel.crossover(base, variant, prompt=512, output=8)
+    assert (found.cheaper, found.reason) == ("always", "the variant is cheaper at every probed batch (1 to 4)")
+    assert found.probed == Span(low=1, high=4)
+    asked = costmodel.crossover(base, variant, prompt=512, output=8, batch=64)
+    assert asked.extrapolated == (*found.extrapolated, "batch 64, where 1 to 4 were probed")
+    assert costmodel.crossover(base, variant, prompt=512, output=8, batch=4).extrapolated == found.extrapolated
+    assert costmodel.crossover(variant, base, prompt=512, output=8).reason == "the base is cheaper at every probed batch (1 to 4)"
+
+
+def test_a_spread_from_few_probes_is_itself_unsure() -> None:
+    """Normal draws would give a range as narrow from three spare probes as from thirty."""
+    law, other = factory.LAWS["base"], factory.LAWS["int8-weights"]
+
+    def width(repeats: int) -> float:
+        models = [costmodel.fit(noisy(factory.law_probes(one, prompts=(128, 512), batches=(1, 64), contexts=(64, 1024)),
+                                      [1.002, 0.998]) * repeats, "cpu_s") for one in (law, other)]
+        found = costmodel.crossover(*models, prompt=512, output=256)
+        assert found.low is not None
+        assert found.high is not None
+        return (found.high - found.low) * math.sqrt(repeats)
+
+    assert width(1) > 1.15 * width(20)
+
+
+@pytest.mark.parametrize("how", [{"prompts": (128, 512), "batches": (1, 4)}, {"prompts": (128,), "batches": (1, 4), "contexts": (64, 900)}])
+def test_a_kind_without_a_spare_probe_leaves_the_verdict_undecided(how: dict[str, Any]) -> None:
+    models = [costmodel.fit(noisy(factory.law_probes(law, **how), [1.01, 0.99, 1.0]), "cpu_s")
+              for law in (factory.LAWS["base"], factory.LAWS["int8-weights"])]
+    found = costmodel.crossover(*models, prompt=128, output=64)
+    assert (found.decided, found.low, found.high) == (None, None, None)
+
+
+def test_between_two_probed_contexts_nothing_is_extrapolated() -> None:
+    law = CostLaw(d2=3e-6)
+    found = fitted(law, contexts=(128, 1500), steps=64)
+    assert found.value("d2") == pytest.approx(3e-6, rel=1e-9)
+    guess = costmodel.predict(found, prompt=1500, output=40, batch=8)
+    assert guess.extrapolated == ()
+    assert guess.value == pytest.approx(law.request(1500, 40, 8), rel=1e-9)
+    far = costmodel.predict(found, prompt=1500, output=90, batch=8)
+    assert far.extrapolated == ("decoding behind 1500 to 1589 tokens, where it was probed behind 129 to 1564",)
 
 
 def test_the_nouns_go_through_json() -> None:

@@ -500,7 +500,7 @@ def test_the_list_says_for_each_profile_whether_it_fits_and_else_why_not(device:
     device(machine(nvidia=gpus(board(SXM, H100, power_limit_w=500.0)), rapl=DENIED))
     assert listing.show_hardware() == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
-    assert set(lines) == set(PROFILES)
+    assert set(lines) == {"ID", *PROFILES}
     assert "fits here" in lines["x86-vm"]
     for ident, why in {"nvidia-h100-sxm-80gb": "no: another power limit", "nvidia-h200-sxm-141gb": "no: another device",
                        "amd-mi300x-192gb": "no: no such device", "x86-rapl": "no: sensor not readable",

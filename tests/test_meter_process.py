@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from tests.simulated_gpu import (
 )
 from tests.simulated_gpu import process as gpu_process
 
-UNINITIALIZED = 1
+UNINITIALIZED, NOT_SUPPORTED, TIMEOUT = 1, 3, 10
 STEADY = Gpu(trace=(Segment(1.0, 300.0),), tick_s=0.02)
 
 
@@ -276,6 +278,88 @@ def test_a_fault_voids_its_window_and_no_other(
     assert (reading.energy.measured_j or 0) > 0
 
 
+def test_a_query_that_fails_for_a_moment_costs_samples_and_no_window(
+    opened: Callable[..., tuple[ProcessMeter, SimulatedGpu]]
+) -> None:
+    meter, simulated = opened(STEADY)
+
+    def trouble() -> None:
+        now_s = simulated.now_s()
+        simulated.set(spans=(fails(TIMEOUT, from_s=now_s, to_s=now_s + 0.5, function="nvmlDeviceGetFieldValues"),))
+
+    reading = window(meter, 2.0, trouble)
+    assert reading.void is None
+    assert (reading.energy.measured_j or 0) == pytest.approx(600, rel=0.2)
+    times = [sample.elapsed_s for sample in reading.samples]
+    assert max(after - before for before, after in pairwise(times)) > 0.4
+
+
+UNSUPPORTED: dict[str, tuple[set[str], set[str]]] = {
+    "nvmlDeviceGetEnforcedPowerLimit": ({"power_limit_w"}, {"limit_w"}),
+    "nvmlDeviceGetViolationStatus": ({"power_violation_s", "thermal_violation_s"}, set()),
+    "nvmlDeviceGetTotalEccErrors": ({"uncorrected_errors"}, set()),
+    "nvmlDeviceGetClockInfo": (set(), {"sm_mhz", "memory_mhz"}),
+    "nvmlDeviceGetCurrentClocksEventReasons": (set(), {"reasons"}),
+    "nvmlDeviceGetComputeRunningProcesses_v3": ({"foreign_processes"}, {"foreign"}),
+    "nvmlDeviceGetMigMode": ({"mig"}, set()),
+    "nvmlDeviceGetUUID": ({"device"}, set()),
+    # Another call answers in its place.
+    "nvmlDeviceGetTemperatureV": (set(), set()),
+    "nvmlDeviceGetFieldValues": (set(), set()),
+    "nvmlDeviceGetC2cModeInfoV": (set(), set()),
+}
+
+
+def unknown(thing: object) -> set[str]:
+    return {name for name in thing.__struct_fields__ if getattr(thing, name) is None}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("function", [*UNSUPPORTED, "all of them"])
+def test_what_a_device_does_not_support_is_unknown_and_neither_an_error_nor_zero(
+    function: str, opened: Callable[..., tuple[ProcessMeter, SimulatedGpu]]
+) -> None:
+    """Virtual machines often lack some; `fails` holds from before the meter is opened."""
+    functions = list(UNSUPPORTED) if function == "all of them" else [function]
+    states = set[str]().union(*(UNSUPPORTED[one][0] for one in functions))
+    samples = set[str]().union(*(UNSUPPORTED[one][1] for one in functions))
+    meter, _ = opened(Gpu(trace=(Segment(1.0, 300.0),), tick_s=0.02, spans=tuple(
+        fails(NOT_SUPPORTED, function=one) for one in functions)))
+    reading = window(meter, 0.3)
+    assert reading.void is None
+    assert (reading.energy.measured_j or 0) > 0
+    assert reading.start is not None
+    assert reading.end is not None
+    assert unknown(reading.start) == unknown(reading.end) == states
+    for sample in (reading.samples[0], reading.samples[-1]):
+        assert {name for name in SLOW if getattr(sample, name) is None} == samples
+        assert (sample.power_w, sample.temperature_c) == (300.0, 40.0)
+        assert (sample.counter_j or 0) > 0
+
+
+SLOW = ("temperature_c", "sm_mhz", "memory_mhz", "limit_w", "reasons", "foreign")
+
+
+def test_a_temperature_that_no_call_gives_is_unknown(opened: Callable[..., tuple[ProcessMeter, SimulatedGpu]]) -> None:
+    names = ("nvmlDeviceGetTemperature", "nvmlDeviceGetTemperatureV")
+    meter, _ = opened(Gpu(tick_s=0.02, spans=tuple(fails(NOT_SUPPORTED, function=name) for name in names)))
+    reading = window(meter, 0.3)
+    assert reading.void is None
+    assert reading.start is not None
+    assert unknown(reading.start) == {"temperature_c"}
+    assert {sample.temperature_c for sample in reading.samples} == {None}
+
+
+def test_a_stranger_that_was_there_before_the_meter_is_foreign(
+    opened: Callable[..., tuple[ProcessMeter, SimulatedGpu]]
+) -> None:
+    """Under the host's process id, as inside a container: no process here has it."""
+    meter, _ = opened(Gpu(trace=(Segment(1.0, 300.0),), tick_s=0.02, spans=(gpu_process(2**22 + 1),)))
+    reading = window(meter, 0.2)
+    assert reading.start is not None
+    assert reading.end is not None
+    assert (reading.start.foreign_processes, reading.end.foreign_processes) == (1, 1)
+
+
 def test_a_reset_that_counts_back_past_its_start_is_seen(
     opened: Callable[..., tuple[ProcessMeter, SimulatedGpu]]
 ) -> None:
@@ -422,6 +506,31 @@ def test_a_meter_that_hangs_is_ended_after_its_time(
         assert f"no answer to {call.title()} within 0.5 s" in (reading.void or "")
     assert time.monotonic() - started_s < 5
     assert not alive(pid)
+
+
+def test_a_meter_that_not_even_a_kill_ends_is_given_up_and_left_to_the_reaper(
+    opened: Callable[..., tuple[ProcessMeter, SimulatedGpu]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a call of a lost device's driver that cannot be interrupted; here the kill is kept from it."""
+    meter, _ = opened(STEADY, answer_s=0.3)
+    pid = meter.pid
+    assert pid is not None
+    meter.begin("trial-0")
+    monkeypatch.setattr(process, "KILL_S", 0.2)
+    monkeypatch.setattr(os, "killpg", lambda *_: None)
+    os.kill(pid, signal.SIGSTOP)
+    # Without a limit the wait would end only here.
+    rescue = threading.Timer(20.0, os.kill, (pid, signal.SIGKILL))
+    rescue.start()
+    reading = meter.end(duration_s=1.0, cpu_s=None)
+    rescue.cancel()
+    assert code(reading) == "meter-hung"
+    assert f"process {pid} did not even end when it was killed" in (reading.void or "")
+    assert alive(pid)
+    assert len(list(reap.folder().glob("*.json"))) == 1
+    os.kill(pid, signal.SIGKILL)
+    assert gone_within(pid, 5)
+    monkeypatch.undo()
 
 
 FAKES = {
@@ -610,6 +719,68 @@ def test_what_cannot_be_measured_is_refused_when_the_meter_is_chosen(
         meters.choose(profile(**changes))
     assert caught.value.field == field
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(("wanted", "power_w"), [
+    ("GPU-SIMULATED-0001", 100.0), ("GPU-SIMULATED-0000", 300.0), ("GPU-SIMULATED-0001,GPU-SIMULATED-0000", 100.0),
+    (" GPU-SIMULATED-0001, 0", 100.0),
+])
+def test_a_gpu_may_be_named_by_its_uuid(
+    wanted: str, power_w: float, opened: Callable[..., tuple[ProcessMeter, SimulatedGpu]]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", wanted)
+        meter, _ = opened(STEADY, Gpu(trace=(Segment(1.0, 100.0),), tick_s=0.02), changes={"count": 1})
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == wanted
+    reading = window(meter, 0.3)
+    assert {sample.power_w for sample in reading.samples} == {power_w}
+    assert set(reading.energy.domains_j) == {"gpu0"}
+
+
+@pytest.mark.parametrize("wanted", ["GPU-0123", "GPU-SIMULATED-000", "0,GPU-0123"])
+def test_a_uuid_that_names_no_gpu_or_several_is_refused(
+    wanted: str, machine: Callable[..., SimulatedGpu], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(STEADY, STEADY)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
+    with pytest.raises(MeterError, match="names .* of the 2 GPUs here") as caught:
+        meters.choose(profile())
+    assert caught.value.field == "CUDA_VISIBLE_DEVICES"
+
+
+def test_a_daemon_of_zeus_is_never_asked(
+    opened: Callable[..., tuple[ProcessMeter, SimulatedGpu]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ZEUSD_SOCK_PATH", str(tmp_path / "no.sock"))
+    monkeypatch.setenv("ZEUSD_HOST_PORT", "127.0.0.1:1")
+    monkeypatch.setenv("ZEUSD_TOKEN", "x")
+    meter, _ = opened(STEADY)
+    assert window(meter, 0.2).void is None
+
+
+HURRY = textwrap.dedent("""
+    import itertools, json, os
+    from jouleboard.meters.gpu import NOTHING
+    from jouleboard.meters.nvml import NvmlDevices
+    from jouleboard.meters.zeus import open_gpus
+    if __name__ == "__main__":
+        devices = NvmlDevices(open_gpus((0,), "nvml"), root_pid=os.getpid())
+        found = []
+        for asked in (0, 1, 99):
+            count = itertools.count()
+            slow = devices.slow(lambda: next(count) >= asked)
+            found.append(sum(getattr(slow, name) is not None for name in NOTHING.__slots__))
+        print(json.dumps(found))
+""")
+
+
+def test_a_slow_reading_is_cut_short_between_its_parts(machine: Callable[..., SimulatedGpu], tmp_path: Path) -> None:
+    machine(STEADY)
+    script = tmp_path / "hurry.py"
+    script.write_text(HURRY)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [0, 1, 6]
 
 
 def test_hidden_gpus_are_refused(machine: Callable[..., SimulatedGpu], monkeypatch: pytest.MonkeyPatch) -> None:

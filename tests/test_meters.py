@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import io
 import math
 import os
 import queue
@@ -11,6 +13,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -24,10 +27,10 @@ import pytest
 from jouleboard import catalogue, meters
 from jouleboard.declared import Method, PowerModel, Sensor
 from jouleboard.errors import MeterError
-from jouleboard.meters import alone, cpu, detect, reasons
+from jouleboard.meters import alone, cpu, detect, kernel, reasons, server, wire
 from jouleboard.meters.alone import Household
 from jouleboard.meters.cpu import ProcessClock
-from jouleboard.meters.gpu import GpuMeter, Quick, Slow
+from jouleboard.meters.gpu import NOTHING, GpuMeter, Hurried, Quick, Slow, unhurried
 from jouleboard.meters.integral import integrate_j
 from jouleboard.meters.interface import OpenWindow, Reading
 from jouleboard.meters.model import PowerModelMeter, estimate_j
@@ -143,8 +146,8 @@ class FakeDevices:
             raise row
         return row
 
-    def slow(self) -> Slow:
-        return Slow(temperature_c=50.0, limit_w=700.0, reasons=4, foreign=0)
+    def slow(self, hurried: Hurried = unhurried) -> Slow:
+        return NOTHING if hurried() else Slow(temperature_c=50.0, limit_w=700.0, reasons=4, foreign=0)
 
     def state(self) -> DeviceState:
         return DeviceState(temperature_c=50.0)
@@ -235,6 +238,43 @@ def test_a_reading_that_is_missing_or_cannot_be_true_is_void(
     assert reading.energy.domains_j == {}
     assert (reading.void or "").startswith(f"{code}: {reasons.VOID[code]} (")
     assert reading.energy.method == "gpu_counter"
+
+
+TIMED_OUT = SensorError("sensor-error", "timeout")
+
+
+def test_a_poll_that_fails_for_once_is_left_out_and_the_window_stands() -> None:
+    """Both ends are sound; how large a gap may be is for the gates."""
+    reading = measured([*ramp(5), TIMED_OUT, TIMED_OUT, *ramp(5, start_j=1210.0)], {0: 330.0})
+    assert reading.void is None
+    assert reading.energy.measured_j == 330.0
+    assert [round(sample.elapsed_s, 6) for sample in reading.samples] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.7, 0.8, 0.9, 1.0, 1.1]
+
+
+@pytest.mark.parametrize("rows", [[TIMED_OUT, *ramp(5)], [*ramp(5), TIMED_OUT]])
+def test_an_end_of_the_window_that_fails_voids_it(rows: list[Quick | Exception]) -> None:
+    reading = measured(rows, {0: 120.0})
+    assert (reading.void or "").startswith("sensor-error: ")
+    assert reading.energy.measured_j is None
+
+
+def test_the_last_sample_stands_at_the_time_of_the_counter_s_reading() -> None:
+    """A gate compares it with the driver's own duration: energy that covers more time must show."""
+    clock = FakeSeconds()
+    devices = FakeDevices(*ramp(3))
+    monitor = FakeMonitor({0: 60.0})
+
+    def late(key: str, sync_execution: bool = True) -> Measurement:  # noqa: FBT001, FBT002 - Zeus's signature
+        clock.now_s += 0.4
+        return Measurement({0: 60.0})
+
+    monitor.end_window = late  # type: ignore[method-assign]
+    devices.slow = lambda hurried=unhurried: setattr(clock, "now_s", clock.now_s + 5.0) or NOTHING  # type: ignore[method-assign]
+    meter = GpuMeter(devices, ZeusCounter((0,), monitor), method="gpu_counter", boundary="gpu", tick_s=0.1, clock=clock)
+    meter.begin("trial-0")
+    clock.now_s += 2.0
+    reading = meter.end(duration_s=2.0, cpu_s=None)
+    assert [round(sample.elapsed_s, 6) for sample in reading.samples] == [0.0, 2.4]
 
 
 def test_one_bad_gpu_of_several_is_enough() -> None:
@@ -504,10 +544,20 @@ def strangers() -> Iterator[tuple[int, int]]:
     os.kill(orphan, signal.SIGKILL)
 
 
-def free_pid() -> int:
-    with subprocess.Popen(["true"]) as process:
-        process.wait()
-    return process.pid
+NOBODY = (2**22 + 1, 2**22 + 2)
+"""Above the kernel's highest process id (pid_max is 2^22 at most), as a host's id may be to a container."""
+
+
+@pytest.fixture
+def holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A child of this process that has the file open which stands for the device's."""
+    device = tmp_path / "nvidia-uvm"
+    device.touch()
+    monkeypatch.setattr(alone, "UVM", str(device))
+    with device.open() as file, subprocess.Popen(["sleep", "60"], stdin=file) as child:
+        file.close()
+        yield child.pid
+        child.kill()
 
 
 def test_processes_that_do_not_descend_from_the_driver_are_foreign(strangers: tuple[int, int]) -> None:
@@ -518,21 +568,32 @@ def test_processes_that_do_not_descend_from_the_driver_are_foreign(strangers: tu
     assert household.foreign([orphan, child, 1]) == 2
 
 
-def test_host_process_ids_count_only_where_there_are_more_than_at_the_start() -> None:
-    """Inside a container NVML may name the host's process ids."""
-    unknown = [free_pid(), 2**22 + 1, 2**22 + 2]
-    household = Household(os.getpid(), unknown[:1])
-    assert household.foreign(unknown[:1]) == 0
-    assert household.foreign(unknown[1:2]) == 0
-    assert household.foreign(unknown) == 2
-
-
-def test_our_own_process_behind_a_host_id_is_not_foreign(strangers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alone, "_has_context", lambda pid: pid == strangers[0])
+def test_a_process_that_nothing_here_names_is_foreign_whenever_it_was_there_first() -> None:
+    """Inside a container NVML may name the host's process ids: another tenant's job, from the start or later."""
     household = Household(os.getpid())
-    assert household.foreign([2**22 + 1]) == 0
-    assert household.foreign([2**22 + 1, 2**22 + 2]) == 1
-    assert household.foreign([2**22 + 1, strangers[0]]) == 1
+    assert household.foreign(NOBODY[:1]) == 1
+    assert household.foreign(NOBODY) == 2
+    # One process on two GPUs.
+    assert household.foreign([NOBODY[0], NOBODY[0]]) == 1
+    # Where all ids are hidden, each row is a process.
+    assert household.foreign([0, 0]) == 2
+
+
+def test_our_own_process_behind_a_host_id_is_not_foreign(holder: int) -> None:
+    """So also for a meter that is started anew while our workers are on the device."""
+    household = Household(os.getpid())
+    assert household.foreign(NOBODY[:1]) == 0
+    assert household.foreign(NOBODY) == 1
+    assert household.foreign([NOBODY[0], holder]) == 1
+    assert household.foreign([holder]) == 0
+
+
+def test_a_list_that_lacks_our_own_processes_says_nothing(holder: int, strangers: tuple[int, int]) -> None:
+    household = Household(os.getpid())
+    assert household.foreign([]) is None
+    assert household.foreign([os.getpid()]) is None
+    # What it does show still counts.
+    assert household.foreign([strangers[1]]) == 1
 
 
 # --- polling ----------------------------------------------------------------------------------------------------------
@@ -555,6 +616,94 @@ def test_polls_do_not_lock_in_with_a_load_that_repeats(period_s: float) -> None:
         equal = [i * 0.1 + 0.001 for i in range(6000)]
         locked = integrate_j(equal, [power_w(time_s) for time_s in equal], 0.0, 600.0) / 600
         assert locked == pytest.approx(500)
+
+
+class PolledMeter:
+    """A meter whose poll lasts until a request waits."""
+
+    method: Method = "gpu_counter"
+    boundary = "gpu"
+
+    def __init__(self, at_begin: bytes) -> None:
+        self.requests, self.driver = os.pipe()
+        self.at_begin = at_begin
+        self.polling = threading.Event()
+        self.hurried: list[bool] = []
+
+    def begin(self, name: str) -> None:
+        os.write(self.driver, self.at_begin)
+
+    def poll(self, hurried: Hurried = unhurried) -> None:
+        self.polling.set()
+        until_s = time.monotonic() + 10
+        while not hurried() and time.monotonic() < until_s:
+            time.sleep(0.01)
+        self.hurried.append(hurried())
+
+    def end(self, *, duration_s: float, cpu_s: float | None) -> Reading:
+        return Reading(energy=Energy(method=self.method, boundary="gpu", measured_j=None, domains_j={}, estimate_j=None,
+                                     estimate_relative_uncertainty=None))
+
+    def state(self) -> DeviceState | None:
+        return None
+
+    def close(self) -> None:
+        os.close(self.driver)
+
+
+END = msgspec.json.encode(wire.End(turn=3, duration_s=1.0, cpu_s=None)) + b"\n"
+
+
+def served(meter: PolledMeter, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Thread, io.BytesIO]:
+    """Serve a meter in a thread; its window has been asked for."""
+    monkeypatch.setattr(server, "make", lambda spec: meter)
+    spec = wire.Spec(turn=1, method="gpu_counter", boundary="gpu", sensor="nvml", count=1, tick_s=0.1, root_pid=os.getpid())
+    os.write(meter.driver, msgspec.json.encode(spec) + b"\n" + msgspec.json.encode(wire.Begin(turn=2, name="trial-0")) + b"\n")
+    replies = io.BytesIO()
+    thread = threading.Thread(target=server.Server(meter.requests, replies).serve, daemon=True)
+    thread.start()
+    return thread, replies
+
+
+def test_a_poll_is_cut_short_when_the_driver_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else the counter would be read late, and its energy cover more time than the driver's clock does."""
+    monkeypatch.setenv("JOULEBOARD_CACHE", str(tmp_path))
+    meter = PolledMeter(at_begin=b"")
+    thread, replies = served(meter, monkeypatch)
+    assert meter.polling.wait(10)
+    os.write(meter.driver, END)
+    meter.close()
+    thread.join(20)
+    assert meter.hurried == [True]
+    assert b'"Ended","turn":3' in replies.getvalue()
+
+
+def test_no_poll_is_begun_while_the_driver_waits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JOULEBOARD_CACHE", str(tmp_path))
+    monkeypatch.setattr(wire, "POLL_S", 0.0)
+    meter = PolledMeter(at_begin=END)
+    thread, replies = served(meter, monkeypatch)
+    until_s = time.monotonic() + 20
+    while b'"Ended"' not in replies.getvalue() and time.monotonic() < until_s:
+        time.sleep(0.01)
+    meter.close()
+    thread.join(20)
+    assert b'"Ended","turn":3' in replies.getvalue()
+    assert meter.hurried == []
+
+
+def test_a_poll_in_a_hurry_leaves_out_what_is_slow() -> None:
+    clock = FakeSeconds()
+    meter = GpuMeter(FakeDevices(*ramp(20)), ZeusCounter((0,), FakeMonitor({0: 570.0})), method="gpu_counter", boundary="gpu",
+                     tick_s=0.1, clock=clock)
+    meter.begin("trial-0")
+    for number in range(18):
+        clock.now_s += 0.1
+        meter.poll(lambda: number == 9)
+    clock.now_s += 0.1
+    reading = meter.end(duration_s=1.9, cpu_s=None)
+    assert [sample.reasons for sample in reading.samples] == [4, *[None] * 18, 4]
+    assert {sample.power_w for sample in reading.samples} == {300.0}
 
 
 def test_polls_that_were_missed_are_not_made_up_for() -> None:
@@ -626,6 +775,17 @@ def test_without_the_kernels_clock_the_times_of_psutil_are_used(monkeypatch: pyt
     monkeypatch.setattr(cpu, "ON_LINUX", False)
     clock = ProcessClock(__import__("os").getpid())
     assert clock.cpu_s() == pytest.approx(time.process_time(), abs=0.5)
+
+
+# --- the boot ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_boot_is_known_by_a_digest_and_a_kernel_without_an_id_has_none(tmp_path: Path) -> None:
+    file = tmp_path / "proc/sys/kernel/random/boot_id"
+    assert kernel.boot_digest(tmp_path) is None
+    file.parent.mkdir(parents=True)
+    file.write_text("6f1c-invented\n")
+    assert kernel.boot_digest(tmp_path) == hashlib.sha256(b"6f1c-invented").hexdigest()[:16]
 
 
 # --- windows ----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from jouleboard import charts, chartstyle, publish, rank
 from jouleboard.errors import JouleboardError
 from jouleboard.paths import data_folder
 from jouleboard.records import Canary, Gate, SkippedProbe
-from jouleboard.rows import Board
+from jouleboard.rows import Board, Estimate
 from tests import factory
 
 CSP = (
@@ -513,8 +513,10 @@ def test_the_words_of_a_cpu_time_board_are_about_cpu_time(site: Path) -> None:
     page = pages(site)["index.html"]
     assert text(page.find(".//h1")) == (
         "On this machine, Six layers dropped needs 0.78\N{MULTIPLICATION SIGN} the CPU time of the base, "
-        "at a loss of 0.17 in quality (0.35 against 0.52)."
+        "with a quality of 0.35 against 0.52."
     )
+    assert "neither a loss nor equality" in text(page) or "intervals do not overlap" in text(page)
+    assert "neighbours whose intervals overlap may swap" in text(page)
     assert "No joules were measured here" in text(page)
     assert "±50 %" in text(page)
     ranked = page.xpath("//h2[starts-with(@id, 'ranked-')]")[0]
@@ -655,7 +657,7 @@ def test_probes_show_latency_memory_and_what_was_skipped(serving_site: Path) -> 
     section = pages(serving_site)[ENTRY].xpath("//section[@id='probes']")[0]
     assert "Prefill, batch 64, 4,096 tokens in: does not fit" in text(section)
     decode = next(row for row in section.xpath(".//tbody/tr") if text(row.find("th")) == "Decode")
-    assert "0.021 s, 0.021 s" in text(decode)
+    assert "0.021, 0.021 s" in text(decode)
     assert "451 MB" in text(decode)
 
 
@@ -709,6 +711,77 @@ def test_energy_of_a_gpu_says_that_its_host_was_not_measured(tmp_path: Path, mon
     assert "18.0 J per request" in words
 
 
+@pytest.mark.parametrize("boundary", ["package", "wall"])
+def test_a_boundary_that_holds_the_host_has_no_column_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boundary: str
+) -> None:
+    no_drawing(monkeypatch)
+    entries = [marked(entry, boundary=boundary) for entry in factory.serving_family(n=8, joules=True, batches=(1,))]
+    publish.publish(rank.boards(entries), tmp_path / "out")
+    page = pages(tmp_path / "out")[ENTRY]
+    assert "Host" not in text(page.xpath("//section[@id='trials']")[0])
+    heads = page.xpath("//div[@aria-labelledby='h-cells']//thead//th")
+    for row in page.xpath("//div[@aria-labelledby='h-cells']//tbody/tr[th]"):
+        assert len(row) == len(heads)
+
+
+@pytest.mark.parametrize("name", ["site", "joule_site", "serving_site", "simulated_site"])
+def test_no_page_says_that_every_interval_is_95_per_cent(name: str, request: pytest.FixtureRequest) -> None:
+    for path, page in pages(request.getfixturevalue(name)).items():
+        assert "Intervals of measured figures are 95 %" in text(page.find(".//footer"))
+        if path.startswith("entries/"):
+            assert "Small figures are 95 % intervals" in text(page.find(".//main"))
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_the_small_figures_are_explained_where_nothing_is_ranked(tmp_path: Path) -> None:
+    board = factory.board(factory.family(n=8))
+    unranked = tuple(msgspec.structs.replace(row, rank=None, unranked="why not") for row in board.ranked)
+    publish.publish([msgspec.structs.replace(board, ranked=(), unranked=unranked)], tmp_path / "out")
+    words = text(pages(tmp_path / "out")["index.html"].find(".//main"))
+    assert "those of energy are the power model\N{RIGHT SINGLE QUOTATION MARK}s declared uncertainty (±50 %)" in words
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_overlapping_qualities_show_neither_a_loss_nor_equality(tmp_path: Path) -> None:
+    board = factory.board(factory.family(n=8))
+    replace = msgspec.structs.replace
+    rows = tuple(replace(row, quality=Estimate(value=0.5 if row.is_base else 0.4, low=0.2, high=0.7), base_drift=0.9)
+                 for row in board.ranked)
+    publish.publish([replace(board, ranked=rows, unranked=())], tmp_path / "out")
+    page = pages(tmp_path / "out")["index.html"]
+    assert "at a loss" not in text(page)
+    assert "neither a loss nor equality is shown" in text(page)
+    assert "within the drift of the base (90 %)" in text(page)
+    assert "costs less than its base" not in text(page)
+    assert "costs more than its base" not in text(page)
+
+
+def test_drawings_keep_their_size_in_a_region_that_the_keyboard_reaches(serving_site: Path) -> None:
+    found = [one for page in pages(serving_site).values() for one in page.xpath("//figure//svg[@role='img']")]
+    assert len(found) > 3
+    for one in found:
+        region = one.getparent()
+        assert (region.get("class"), region.get("role"), region.get("tabindex")) == ("chart-scroll", "region", "0")
+        assert region.get("aria-label")
+    style = (serving_site / "static" / "style.css").read_text()
+    assert style.count("min-width: 34rem") == 2
+
+
+def test_a_simulated_board_has_its_mark_once_and_invites_no_comparison(simulated_site: Path) -> None:
+    parsed = pages(simulated_site)
+    board = parsed["index.html"].xpath("//article")[0]
+    words = text(board)
+    for gone in ("Nothing was measured", "Up is better", "both cost the same", "What was measured of them", "of the host"):
+        assert gone not in words
+    assert "No energy was measured" in words
+    assert "CPU time of this machine" in words
+    assert len(board.xpath(".//section[contains(@class, 'hero')]//*[text()='SIMULATED']")) == 1
+    for name, page in parsed.items():
+        if name.startswith("entries/"):
+            assert len(page.xpath("//p[contains(@class, 'badges-big')]//*[text()='SIMULATED']")) == 1
+
+
 def test_everything_of_a_simulated_device_says_so_and_nothing_of_it_is_measured(simulated_site: Path) -> None:
     for name, page in pages(simulated_site).items():
         if name == "404.html":
@@ -757,7 +830,8 @@ def test_the_downloads_carry_cells_latencies_and_crossovers(serving_site: Path) 
             assert bool(line["cpu_s_per_request"]) is serving_cell
             assert bool(line["estimated_energy_j_per_request"]) is serving_cell
             assert not line["measured_energy_j_per_request"]
-            assert bool(line["first_token_p95_s"]) is serving_cell
+            assert bool(line["first_token_median_s"]) is serving_cell
+            assert not line["first_token_p95_s"], "six samples"
             assert bool(line["crossover_cheaper"]) is (serving_cell and line["is_base"] == "False")
     assert cells == {("agent", "1"), ("agent", "8"), ("replay", "")}
     for path in (serving_site / "data").glob("*.json"):
@@ -786,7 +860,7 @@ def entry_page(tmp_path: Path, report: Any) -> Any:
 def test_where_one_command_cannot_say_the_limits_the_plan_comes_first_and_large(tmp_path: Path) -> None:
     shown = entry_page(tmp_path, mixed()).xpath("//section[@id='repeat']/pre")
     assert [one.get("class") for one in shown] == ["command command-main", "command command-small"]
-    assert text(shown[0]) == "jouleboard run quick"
+    assert text(shown[0]) == "jouleboard run quick --hardware generic-x86-cpu"
     assert "--recipe base drop-6-layers" in text(shown[1])
     assert "--tasks" not in text(shown[1])
 
@@ -803,7 +877,8 @@ def test_a_plan_without_a_file_is_never_named_in_a_command(tmp_path: Path) -> No
 def test_a_plan_with_a_file_is_named_where_its_model_was_chosen_beside_it(tmp_path: Path) -> None:
     made = mixed(model="mine-local", model_source={"kind": "path"})
     shown = entry_page(tmp_path, made).xpath("//section[@id='repeat']")[0]
-    assert text(shown.xpath("pre")[0]) == "jouleboard run quick --model PATH_TO_THE_WEIGHTS"
+    assert text(shown.xpath("pre")[0]) == (
+        "jouleboard run quick --model PATH_TO_THE_WEIGHTS --hardware generic-x86-cpu")
     assert "the submitter\N{RIGHT SINGLE QUOTATION MARK}s own folder" in text(shown)
     assert "mine-local" not in text(shown)
 

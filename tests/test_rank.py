@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jouleboard import costmodel, downloads, rank, scores
+from jouleboard import costmodel, costs, downloads, rank, scores
 from jouleboard.records import Gate, Report
 from jouleboard.rows import Board, Estimate, Row
 from tests import factory
@@ -647,7 +647,7 @@ def test_a_cell_that_measures_idling_keeps_its_cost_and_loses_its_rank(served: l
 
 
 @pytest.mark.parametrize(("name", "subject", "touched"), [
-    ("drift", "agent-b1", [True, False, False]), ("drift", "canary", [True, True, True]),
+    ("drift", "agent-b1", [True, False, False]), ("canary", "canary", [False, False, False]),
     ("load", "agent-b8", [False, True, False]), ("realised", "variant", [True, True, True]),
     ("steady", "trial-100", [False, False, False]), ("outputs", "agent-b1", [False, False, False]),
 ])
@@ -697,7 +697,7 @@ def test_the_crossover_is_of_the_requests_of_the_cell(served: list[Entry]) -> No
     crossing = found["int8-weights"].crossover
     assert crossing is not None
     models = [costmodel.fit(entry.report.probes, "cpu_s") for entry in served[:2]]
-    assert crossing == costmodel.crossover(*models, prompt=1500, output=40)
+    assert crossing == costmodel.crossover(*models, prompt=1500, output=40, batch=1)
 
 
 def test_probes_of_several_lengths_and_void_ones_do_not_mix(served: list[Entry]) -> None:
@@ -729,3 +729,60 @@ def test_the_reports_are_not_changed(family: list[Entry]) -> None:
     rank.boards(family)
     assert [msgspec.json.encode(entry.report) for entry in family] == before
     assert all(isinstance(entry.report, Report) for entry in family)
+
+
+# --- what repeats, latencies and the base's drift bear ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [[4.0, 5.0], [5.1], [1.0, 1.2, 13.1], [0.0, 0.0, 0.0]])
+def test_too_few_repeats_and_an_interval_below_zero_give_no_interval(values: list[float]) -> None:
+    found = costs.mean(values)
+    assert found is not None
+    assert found.value == pytest.approx(sum(values) / len(values))
+    assert (found.low, found.high) == (None, None)
+
+
+def test_three_close_repeats_have_an_interval_and_two_have_no_ratio() -> None:
+    found = costs.mean([4.9, 5.0, 5.1])
+    assert found is not None
+    assert found.low is not None
+    assert 0 < found.low < 4.9
+    three, two = costs.ratio([4.9, 5.0, 5.1], [2.0, 2.1, 2.2]), costs.ratio([4.9, 5.1], [2.0, 2.2])
+    assert three is not None
+    assert two is not None
+    assert three.low is not None
+    assert (two.low, two.high) == (None, None)
+
+
+def test_a_95th_percentile_takes_twenty_samples() -> None:
+    assert [found.p95_s is not None for count in (1, 19, 20) if (found := costs.latency([0.1] * count))] == [
+        False, False, True]
+
+
+def test_latency_is_that_of_the_probe_whose_context_is_nearest_to_the_cell(served: list[Entry]) -> None:
+    law = factory.LAWS["base"]
+    slow = [msgspec.structs.replace(probe, step_s=tuple(2 * one for one in probe.step_s)) if probe.prompt_tokens == 1400
+            else probe for probe in factory.law_probes(law, contexts=(64, 1400))]
+    row = rows(rank.boards([changed(served[0], probes=tuple(slow))])[0])["base"]
+    steps = next(probe.step_s for probe in slow if (probe.kind, probe.batch, probe.prompt_tokens) == ("decode", 1, 1400))
+    assert row.inter_token is not None
+    assert (row.inter_token.context_tokens, row.inter_token.samples) == (1400, len(steps))
+    assert row.inter_token.median_s == pytest.approx(np.median(steps))
+
+
+def test_machines_that_differ_in_cores_alone_stand_apart_where_the_processor_computes(family: list[Entry]) -> None:
+    def cores(entry: Entry, device: str) -> Entry:
+        environment = msgspec.structs.replace(entry.report.environment, logical_cores=64)
+        return changed(entry, environment=environment, engine=msgspec.structs.replace(entry.report.engine, device=device))
+
+    assert len(rank.boards([family[0], cores(family[1], "cpu")])) == 2
+    base = changed(family[0], engine=msgspec.structs.replace(family[0].report.engine, device="cuda:0"))
+    assert len(rank.boards([base, cores(family[1], "cuda:0")])) == 1
+
+
+def test_a_row_knows_how_far_its_base_moved_in_its_own_cell(served: list[Entry]) -> None:
+    moved = msgspec.structs.replace(gate("drift", "agent-b1", "pass"), value=0.021)
+    base = changed(served[0], gates=(moved, gate("drift", "agent-b8", "not-applicable", value=None)))
+    found = [rows(board) for board in rank.boards([base, *served[1:]])]
+    assert [board["int8-weights"].base_drift for board in found] == [0.021, None, None]
+    assert found[0]["base"].base_drift is None

@@ -1,7 +1,8 @@
 """Cost of a request over the batch, as lines and points that a template draws and a table that says the same. Pure.
 
 Lines are those of the fitted models, inside the batches that each entry was probed at. Discs are measured trials of this
-workload; hollow marks are put together from probes: prefill between the two nearest prompt lengths, and the decode step.
+workload; hollow marks are put together from probes: prefill between the two nearest prompt lengths, and the decode step
+between the two nearest contexts.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class Picture:
     beyond: tuple[str, ...]
     """Where the lines reach outside of the prompts and contexts that were probed, in words."""
     left_out: int
-    """Entries of the same session that have a model and no line here."""
+    """Entries of the same session that may be compared, have a model, and have no line here."""
+    barred: int
+    """Entries of the same session that have a model and may not be compared with their base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +112,10 @@ class _Drawn:
 
 
 def picture(board: Board) -> Picture | None:
-    """Lay out the drawing of a board; None for `replay`, and where no entry was probed at two batch sizes."""
+    """Lay out the drawing of a board; None for `replay`, and where no entry was probed at two batch sizes.
+
+    It holds the base and what may be compared with it: two lines in one drawing are a comparison.
+    """
     if not board.is_serving or board.prompt_tokens is None or board.output_tokens is None:
         return None
     request = (board.prompt_tokens, board.output_tokens)
@@ -117,7 +123,8 @@ def picture(board: Board) -> Picture | None:
              if row.cost_model is not None and row.cost_model.knows_batches]
     # One session: the base, and what was measured beside it.
     alike = [pair for pair in known if _session(pair[0]) == _session(known[0][0])]
-    models = sorted(alike, key=lambda pair: not pair[0].is_base)[:MOST_LINES]
+    comparable = [pair for pair in alike if pair[0].is_base or pair[0].cost_ratio is not None]
+    models = sorted(comparable, key=lambda pair: not pair[0].is_base)[:MOST_LINES]
     drawn = [_drawn(row, model, request) for row, model in models]
     batches = sorted({batch for one in drawn for batch in one.batches()})
     costs = [cost for one in drawn for cost in one.costs()]
@@ -130,7 +137,7 @@ def picture(board: Board) -> Picture | None:
         below=tuple(Mark(value=one, at=scale.x(one)) for one in batches),
         beside=tuple(Mark(value=one, at=scale.y(one)) for one in decades(*scale.costs)), prompt_tokens=request[0],
         output_tokens=request[1], beyond=tuple(dict.fromkeys(words for found in beyond for words in found)),
-        left_out=len(alike) - len(drawn),
+        left_out=len(comparable) - len(drawn), barred=len(alike) - len(comparable),
     )
 
 
@@ -170,11 +177,20 @@ def _probed(model: Fit, request: tuple[int, int]) -> dict[int, float]:
     for batch in sorted({one.batch for one in model.residuals}):
         prefill = {one.prompt_tokens: one.measured for one in model.residuals
                    if (one.kind, one.batch) == ("prefill", batch)}
-        steps = [one.measured for one in model.residuals if (one.kind, one.batch) == ("decode", batch)]
+        steps = {one.prompt_tokens + one.output_tokens / 2: one.measured for one in model.residuals
+                 if (one.kind, one.batch) == ("decode", batch)}
         first = _between(prefill, request[0])
         if first is not None and steps:
-            found[batch] = (first + max(request[1] - 1, 0) * math.fsum(steps) / len(steps)) / batch
+            found[batch] = (first + max(request[1] - 1, 0) * _step(steps, request[0] + request[1] / 2)) / batch
     return found
+
+
+def _step(known: dict[float, float], context: float) -> float:
+    """Interpolate the cost of a decode step on a straight line over its context; outside, the nearest one that was probed."""
+    low = max((one for one in known if one <= context), default=min(known))
+    high = min((one for one in known if one >= context), default=max(known))
+    share = 0.0 if high == low else (context - low) / (high - low)
+    return known[low] * (1 - share) + known[high] * share
 
 
 def _between(known: dict[int, float], wanted: int) -> float | None:

@@ -8,11 +8,10 @@ never the only mark: the base is a diamond, variants are discs, cost-only rows h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import vl_convert
@@ -20,13 +19,15 @@ from altair.utils import schemapi
 
 from jouleboard.chartstyle import Theme, Words, config
 from jouleboard.formats import visible
-from jouleboard.labels import CHAR_PX, LINE_PX, Box, Frame, length_px, line_offsets, name_lines, path_boxes, spot
+from jouleboard.labels import LINE_PX, Box, Frame, length_px, line_offsets, name_lines, path_boxes, spot
 from jouleboard.rows import Board, Estimate, Row
 
 LABELLED = 12
 """With more rows than this, points carry their rank instead of their name."""
 LONGEST_NAME, LONGEST_NARROW = 48, 32  # characters of one line
 _PLOT_HEIGHT, _STRIP_LINE, _NARROW = 320, 26, 400
+_ABOVE = 20
+"""Pixels more where a name stands above its line."""
 _INTERVAL: dict[str, Any] = {"strokeWidth": 2, "opacity": 0.55}
 
 
@@ -173,10 +174,8 @@ def _place(point: _Point) -> dict[str, Any]:
     }
 
 
-def _name(row: Row, frame: Frame, *, model: bool, room: float = math.inf) -> tuple[str, ...]:
+def _name(row: Row, frame: Frame, *, model: bool) -> tuple[str, ...]:
     longest = LONGEST_NAME if frame.width > _NARROW else LONGEST_NARROW
-    if model and room < longest * CHAR_PX:
-        longest = max(12, int(room / CHAR_PX))
     return name_lines(row.report.recipe_title, longest, model=row.report.model_title if model else None)
 
 
@@ -224,39 +223,46 @@ def _marks(point: _Point, frame: Frame) -> list[Box]:
     ]
 
 
-def _room(found: Estimate, frame: Frame) -> float:
-    return max(frame.x(min(_ends(found))), frame.width - frame.x(max(_ends(found)))) - 10
+def _side(found: Estimate, length: float, frame: Frame) -> Literal["right", "left", "above"]:
+    """Say where the name of a line has room."""
+    if frame.x(max(_ends(found))) + 10 + length < frame.width:
+        return "right"
+    return "left" if frame.x(min(_ends(found))) - 10 - length > 0 else "above"
 
 
 def _strip(
     alone: Sequence[tuple[Row, Estimate]], words: Words, frame: Frame, theme: Theme, *, many: bool
 ) -> alt.LayerChart | alt.FacetChart:
-    """Draw the lower panel: one line for each row whose cost is known and whose quality is not."""
+    """Draw the lower panel: one line for each row that has a cost and no rank."""
     axes = _Axes(frame=frame, cost=_cost_title(words, frame))
-    names = [_name(row, frame, model=many, room=_room(found, frame)) for row, found in alone]
-    step = max(_STRIP_LINE, max(map(len, names)) * LINE_PX + 12)
+    names = [_name(row, frame, model=many) for row, _ in alone]
+    sides = [_side(found, length_px(lines), frame) for (_, found), lines in zip(alone, names, strict=True)]
+    height = max(map(len, names)) * LINE_PX
+    step = max(_STRIP_LINE, height + 12 + (_ABOVE if "above" in sides else 0))
     rows, texts = [], []
-    for number, ((_, found), lines) in enumerate(zip(alone, names, strict=True)):
+    for number, ((_, found), lines, side) in enumerate(zip(alone, names, sides, strict=True)):
         x1, x2 = max(0.0, min(_ends(found))), max(_ends(found))
-        right = frame.x(x2) + 10 + length_px(lines) < frame.width
-        at = frame.cost_at(frame.x(x2) + 10 if right else frame.x(x1) - 10)
-        middle = (number + 0.5) * step
-        rows.append({"x": found.value, "x1": x1, "x2": x2, "y": middle})
+        y = (number + 1) * step - _ABOVE / 2 if side == "above" else (number + 0.5) * step
+        middle = y - 10 - len(lines) * LINE_PX / 2 if side == "above" else y
+        px = {"right": frame.x(x2) + 10, "left": frame.x(x1) - 10}.get(
+            side, max(0.0, min(frame.x(x1), frame.width - length_px(lines))))
+        rows.append({"x": found.value, "x1": x1, "x2": x2, "y": y})
         for text, dy in zip(lines, line_offsets(len(lines)), strict=True):
-            texts.append({"at": at, "y": middle + dy, "text": text, "align": "left" if right else "right"})
-    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[step * len(alone), 0], nice=False))
+            texts.append({"at": frame.cost_at(px), "y": middle + dy, "text": text,
+                          "align": "right" if side == "left" else "left"})
+    vertical = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[step * len(alone), 0], nice=False))
     chart = alt.Chart(_data(rows), title=alt.Title(visible(words.cost_only), color=theme.muted, offset=6))
     layers: list[alt.Chart] = [
-        chart.mark_rule(**_INTERVAL, color=theme.withheld).encode(x=axes.x("x1"), x2="x2:Q", y=y),
+        chart.mark_rule(**_INTERVAL, color=theme.withheld).encode(x=axes.x("x1"), x2="x2:Q", y=vertical),
         chart.mark_point(
             shape="square", filled=True, fill=theme.surface, stroke=theme.withheld, strokeWidth=2, size=70, opacity=1
-        ).encode(x=axes.x(), y=y),
+        ).encode(x=axes.x(), y=vertical),
     ]
     layers += [
         alt.Chart(_data(texts))
         .transform_filter(f"datum.align == '{align}'")
         .mark_text(align=align, baseline="middle", fontSize=13, fontWeight=600, color=theme.withheld)
-        .encode(x=axes.x("at"), y=y, text="text:N")
+        .encode(x=axes.x("at"), y=vertical, text="text:N")
         for align in ("left", "right")
     ]
     return alt.layer(*layers).properties(width=frame.width, height=step * len(alone))

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from jouleboard import gate_facts
 from jouleboard.meters.model import estimate_j
 from jouleboard.problems import Make, Problem, close
-from jouleboard.records import Energy, Report, Window
+from jouleboard.records import Energy, Report
 
 LEAST_J = 1e-9
 """Less than any meter can tell from nothing."""
@@ -22,7 +23,7 @@ def check_energy(report: Report, at: Make) -> Iterator[Problem]:
     if (report.power_model is not None) != (report.method == "model"):
         yield at("power_model", "energy", f"{'given' if report.power_model else 'missing'} under method {report.method}",
                  "a power model belongs to method `model`, and to no other")
-    for where, window in _windows(report):
+    for where, window in gate_facts.placed_windows(report):
         energy = window.energy
         if report.method != "model" and window.void is not None and energy.measured_j is None and not energy.domains_j:
             # Its sensor failed, and the window says how.
@@ -33,14 +34,6 @@ def check_energy(report: Report, at: Make) -> Iterator[Problem]:
     if build is not None and build.energy is not None:
         yield from _check(report, build.energy, "build.energy", at,
                           expected_j=_expected_j(report, build.duration_s, build.cpu_s))
-
-
-def _windows(report: Report) -> Iterator[tuple[str, Window]]:
-    yield from ((f"trials[{index}].window", one.window) for index, one in enumerate(report.trials))
-    yield from [] if report.live is None else [("live.window", report.live.window)]
-    yield from ((f"probes[{index}].window", one.window) for index, one in enumerate(report.probes))
-    yield from ((f"idle[{index}].window", one.window) for index, one in enumerate(report.idle))
-    yield from ((f"canary[{index}].window", one.window) for index, one in enumerate(report.canary))
 
 
 def _expected_j(report: Report, duration_s: float, cpu_s: float | None) -> float | None:

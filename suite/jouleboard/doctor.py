@@ -50,7 +50,7 @@ def _profile(here: hardware.Machine) -> tuple[Finding, Hardware | None]:
     measured = found.method != "model"
     return Finding(
         topic="hardware profile", ok=measured, found=f"{found.id} (of {known} declared): {found.title}",
-        remedy=None if measured else "it is the one for machines without a readable sensor: see the sensors below",
+        remedy=None if measured else "let a sensor be read (each one below says how), then this machine gets a profile that measures",
     ), found
 
 

@@ -79,6 +79,7 @@ def _line(row: Row) -> dict[str, Cell]:
         **_spread("cpu_s_per_ktoken", row.cpu_s_per_ktoken),
         **_spread("cpu_s_per_request", row.cpu_s_per_request),
         **_spread("cost_ratio", row.cost_ratio),
+        "base_drift": row.base_drift,
         **_energies(row),
         **_latency("first_token", row.first_token),
         **_latency("inter_token", row.inter_token),
@@ -104,7 +105,9 @@ def _energies(row: Row) -> dict[str, Cell]:
 
 def _latency(name: str, found: Latency | None) -> dict[str, Cell]:
     return {f"{name}_median_s": None if found is None else found.median_s,
-            f"{name}_p95_s": None if found is None else found.p95_s}
+            f"{name}_p95_s": None if found is None else found.p95_s,
+            f"{name}_samples": None if found is None else found.samples,
+            f"{name}_context_tokens": None if found is None else found.context_tokens}
 
 
 def _crossover(found: Crossover | None) -> dict[str, Cell]:

@@ -16,9 +16,13 @@ from jouleboard.costmodel import Crossover, Validation
 from jouleboard.costs import headline_cost, latency
 from jouleboard.declared import Workload
 from jouleboard.gates import RULES
+from jouleboard.meters.powercap import total_j
 from jouleboard.records import Canary, Gate, Probe, Report, Trial
 from jouleboard.rows import REPLAY, Board, Latency, Row
 from jouleboard.views import cell_title
+
+DEVICES = frozenset({"gpu", "soc"})
+"""Boundaries that leave the host out; every other one holds it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,8 @@ class CellView:
     mismatch: float | None
     """Share of loops that gave other tokens than the first one; None where there is nothing to compare."""
     host_j_per_request: float | None
-    """Joules of the host outside the boundary; None where it was not measured in every valid trial."""
+    """Joules of the host's packages and memory outside the boundary; None where they were not measured in every valid trial,
+    and where the boundary is not that of a device alone (`DEVICES`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +119,8 @@ class EntryView:
     """Cost per computed token of the live eval over that of the replays."""
     canary_drift: float | None
     """Cost of a canary token after the run over before, less one."""
+    has_host: bool
+    """Whether there is a host outside the boundary, measured or not."""
 
 
 def entry_view(places: Sequence[tuple[Board, Row]], declared: Mapping[str, Workload]) -> EntryView:
@@ -131,6 +138,7 @@ def entry_view(places: Sequence[tuple[Board, Row]], declared: Mapping[str, Workl
         probes=tuple(_probe(probe) for probe in report.probes),
         predictions=() if row.cost_model is None else costmodel.validate(row.cost_model, report.trials),
         crossovers=_crossovers(places, declared), live_ratio=live_ratio(report), canary_drift=canary_drift(report),
+        has_host=report.boundary in DEVICES,
     )
 
 
@@ -139,15 +147,15 @@ def _cell(board: Board, row: Row, declared: Mapping[str, Workload]) -> CellView:
     valid = [trial for trial in mine if trial.void is None]
     return CellView(
         board=board, row=row, title=cell_title(row.workload, row.batch, declared), strip=strip(row), trials=len(valid),
-        void=len(mine) - len(valid), mismatch=mismatch(valid), host_j_per_request=_host_j(valid),
+        void=len(mine) - len(valid), mismatch=mismatch(valid),
+        host_j_per_request=_host_j(valid) if row.report.boundary in DEVICES else None,
     )
 
 
 def _host_j(trials: Sequence[Trial]) -> float | None:
-    if not trials or not all(trial.window.host_j for trial in trials):
-        return None
-    each = [math.fsum(trial.window.host_j.values()) / trial.requests for trial in trials]
-    return math.fsum(each) / len(each)
+    # The platform's counter holds the packages, so the domains are never simply added up.
+    each = [joules / trial.requests for trial in trials if (joules := total_j(trial.window.host_j)) is not None]
+    return math.fsum(each) / len(each) if each and len(each) == len(trials) else None
 
 
 def mismatch(trials: Sequence[Trial]) -> float | None:

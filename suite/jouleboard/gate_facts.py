@@ -6,11 +6,11 @@ Example: two idle windows with a context of 30 s and 2,100 J each give `idle_w` 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jouleboard.declared import Band, Hardware, Method
-from jouleboard.records import Canary, Idle, Report, Trial, Window
+from jouleboard.records import Canary, Report, Trial, Window
 from jouleboard.traces import Sample
 
 MOST_SAMPLED, MOST_S = 1e12, 1e9
@@ -31,21 +31,38 @@ class Facts:
     board_limit_w: float | None
     limit_w: float | None
     idle_w: float | None
+    """Mean over the idle windows with a context in which nobody else was seen; else as declared."""
+    least_idle_w: float | None
+    """The least of them: no work takes less, whatever spoilt the others."""
     band: Band | None
 
 
-def facts(report: Report, profile: Hardware) -> Facts:
-    """Collect them: idle power is the report's own with a device context, else the declared one."""
+def facts(report: Report, profile: Hardware, rows: Mapping[str, Sequence[Sample]]) -> Facts:
+    """Collect them: idle power is the report's own with a device context, else the declared one.
+
+    Args:
+        report: one entry.
+        profile: of its hardware.
+        rows: the samples of each window.
+    """
     limit_w = None if profile.power_limit_w is None else profile.power_limit_w.value
     declared_w = None if profile.idle_w is None else profile.idle_w.value * profile.count
     sensor = report.method not in {"model", "none"}
-    own = [watts for one in report.idle if one.context and (watts := power_w(one.window)) is not None]
+    own = [watts for one in report.idle if one.context and (watts := power_w(one.window)) is not None
+           and not any(count > 0 for count in others(one.window, rows.get(one.window.name, ())))]
     return Facts(
         method=report.method, sensor=sensor, asked=sensor and profile.sensor == "nvml",
         tick_s=profile.counter_tick_s.value if sensor and profile.counter_tick_s is not None else None,
         board_limit_w=limit_w, limit_w=None if limit_w is None else limit_w * profile.count,
-        idle_w=mean(own) if own else declared_w, band=profile.start_temperature_c,
+        idle_w=mean(own) if own else declared_w, least_idle_w=min(own) if own else declared_w,
+        band=profile.start_temperature_c,
     )
+
+
+def others(window: Window, rows: Sequence[Sample]) -> list[int]:
+    """Return how many processes of others were seen on the device, at the ends of a window and in its samples."""
+    ends = [state.foreign_processes for state in (window.start, window.end) if state is not None]
+    return [count for count in (*ends, *(row.foreign for row in rows)) if count is not None]
 
 
 def power_w(window: Window) -> float | None:
@@ -91,9 +108,16 @@ def quotient(over: float | None, under: float | None) -> float | None:
 
 def windows(report: Report) -> list[Window]:
     """Return every window of a report, in a fixed order."""
-    live = [] if report.live is None else [report.live]
-    holders: list[Trial | Idle | Canary] = [*report.trials, *live, *report.idle, *report.canary]
-    return [*(one.window for one in holders), *(one.window for one in report.probes)]
+    return [window for _, window in placed_windows(report)]
+
+
+def placed_windows(report: Report) -> Iterator[tuple[str, Window]]:
+    """Yield where each window stands in its report (`trials[2].window`), and the window."""
+    yield from ((f"trials[{index}].window", one.window) for index, one in enumerate(report.trials))
+    yield from [] if report.live is None else [("live.window", report.live.window)]
+    yield from ((f"probes[{index}].window", one.window) for index, one in enumerate(report.probes))
+    yield from ((f"idle[{index}].window", one.window) for index, one in enumerate(report.idle))
+    yield from ((f"canary[{index}].window", one.window) for index, one in enumerate(report.canary))
 
 
 def as_stored(samples: Iterable[Sample]) -> dict[str, list[Sample]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from jouleboard.declared import Cell
-from jouleboard.gate_facts import Facts, canary_cost, cost, mean, power_w, quotient, unit
+from jouleboard.gate_facts import Facts, canary_cost, cost, mean, others, power_w, quotient, unit, windows
 from jouleboard.gate_rules import (
     CODES_SHARE,
     DENSE,
@@ -48,11 +48,12 @@ def of_session(report: Report, rows: Mapping[str, Sequence[Sample]], known: Fact
     if report.trials:
         for cell in _cells(report):
             mine = [trial for trial in report.trials if (trial.workload, trial.batch) == (cell.workload, cell.batch)]
-            found += _of_cell(cell, [trial for trial in mine if trial.void is None], report, known)
+            found += _of_cell(cell, mine, report, known)
         if not report.is_base:
             found.append(absent("drift", SESSION, "on-the-base"))
         found.append(_idle(report, rows, known))
         found.append(_canary(report, known))
+        found.append(_device(report, known))
     found.append(_realised(report))
     return tuple(found)
 
@@ -63,14 +64,15 @@ def _cells(report: Report) -> list[Cell]:
     return list(dict.fromkeys([*planned, *there]))
 
 
-def _of_cell(cell: Cell, trials: Sequence[Trial], report: Report, known: Facts) -> Iterator[Gate]:
+def _of_cell(cell: Cell, every: Sequence[Trial], report: Report, known: Facts) -> Iterator[Gate]:
     name = cell_name(cell.workload, cell.batch)
+    trials = [trial for trial in every if trial.void is None]
     yield _window_length(name, trials, known)
     yield _repeats(name, trials, known)
     yield _load(name, trials, known)
     yield _outputs(name, trials)
     if report.is_base:
-        yield _drift(name, trials, known)
+        yield _drift(name, every, known)
 
 
 def _window_length(name: str, trials: Sequence[Trial], known: Facts) -> Gate:
@@ -152,31 +154,37 @@ def _drift(name: str, trials: Sequence[Trial], known: Facts) -> Gate:
     ordered = sorted(trials, key=lambda trial: trial.order)
     if len(ordered) < 2:  # noqa: PLR2004 - first and last
         return absent("drift", name, "not-measured")
+    lost = [f"the base's {words} trial ({trial.window.name}) is void" for words, trial in (
+        ("first", ordered[0]), ("last", ordered[-1])) if trial.void is not None]
+    if lost:
+        # A valid trial further in says nothing of what came before or after it.
+        return gate("drift", name, "unverified", "unbracketed",
+                    f"{' and '.join(lost)}: nothing brackets {'either end' if len(lost) > 1 else 'that end'}")
     first, last = cost(ordered[0], known), cost(ordered[-1], known)
-    return _moved(name, first, last, f"first trial {{:.6g}}, last {{:.6g}} {unit(known)} a token")
+    return _moved("drift", name, first, last, f"first trial {{:.6g}}, last {{:.6g}} {unit(known)} a token")
 
 
-def _moved(subject: str, before: float | None, after: float | None, words: str) -> Gate:
+def _moved(name: str, subject: str, before: float | None, after: float | None, words: str) -> Gate:
     ratio = quotient(after, before)
     if before is None or after is None or ratio is None:
-        return absent("drift", subject, "not-measured")
+        return absent(name, subject, "not-measured")
     share = abs(ratio - 1)
     text = f"{words.format(before, after)}: {100 * share:.4g} % apart"
-    if above(share, allowed("drift")):
-        return gate("drift", subject, "fail", "drifted", text, value=share)
-    return passed("drift", subject, text, value=share)
+    if above(share, allowed(name)):
+        return gate(name, subject, "fail", "drifted", text, value=share)
+    return passed(name, subject, text, value=share)
 
 
 def _canary(report: Report, known: Facts) -> Gate:
     before = [one for one in report.canary if one.when == "before"]
     after = [one for one in report.canary if one.when == "after"]
     if not before or not after:
-        return absent("drift", CANARY, "not-measured")
+        return absent("canary", CANARY, "not-measured")
     # A session in pieces has several: the first and the last span all of it.
     first, last = before[0], after[-1]
     if _work(first) != _work(last):
-        return gate("drift", CANARY, "fail", "another-canary", f"{first.model} before, {last.model} after, or other output")
-    return _moved(CANARY, canary_cost(first, known), canary_cost(last, known),
+        return gate("canary", CANARY, "fail", "another-canary", f"{first.model} before, {last.model} after, or other output")
+    return _moved("canary", CANARY, canary_cost(first, known), canary_cost(last, known),
                   f"canary before {{:.6g}}, after {{:.6g}} {unit(known)} a token")
 
 
@@ -184,15 +192,30 @@ def _work(canary: Canary) -> tuple[str, str]:
     return canary.model, canary.output_sha256
 
 
+def _device(report: Report, known: Facts) -> Gate:
+    """A session in pieces may have gone on with another board."""
+    if not known.sensor:
+        return absent("device", SESSION, "no-sensor")
+    states = [(window.name, state) for window in windows(report) for state in (window.start, window.end) if state]
+    devices = [(name, state.device) for name, state in states if state.device is not None]
+    boots = [(name, state.boot) for name, state in states if state.boot is not None]
+    for code, named in (("two-devices", devices), ("two-boots", boots)):
+        other = next((one for one in named if one[1] != named[0][1]), None)
+        if other is not None:
+            return gate("device", SESSION, "fail", code, f"{named[0][1]} in {named[0][0]}, {other[1]} in {other[0]}")
+    if not (devices if known.asked else devices or boots):
+        return gate("device", SESSION, "unverified" if known.asked else "not-applicable", "not-sampled",
+                    RULES["device"].codes["not-sampled"])
+    return passed("device", SESSION, f"{len({name for name, _ in states})} windows of one device and one start of the machine")
+
+
 def _idle(report: Report, rows: Mapping[str, Sequence[Sample]], known: Facts) -> Gate:
     if not known.sensor:
         return absent("idle", SESSION, "no-sensor")
-    others = [count for one in report.idle for count in (
-        *(state.foreign_processes for state in (one.window.start, one.window.end) if state is not None),
-        *(row.foreign for row in rows.get(one.window.name, ()))) if count is not None]
-    if any(count > 0 for count in others):
-        return gate("idle", SESSION, "fail", "not-alone", f"up to {max(others)} other processes in an idle window",
-                    value=max(others), limit=0)
+    seen = max((count for one in report.idle for count in others(one.window, rows.get(one.window.name, ()))), default=0)
+    if seen > 0:
+        return gate("idle", SESSION, "fail", "not-alone", f"up to {seen} other processes in an idle window", value=seen,
+                    limit=0)
     worst: tuple[float, str] | None = None
     for context, words in ((True, "with"), (False, "without")):
         before, after = (_idle_w(report, when, context=context) for when in ("before", "after"))

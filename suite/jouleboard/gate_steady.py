@@ -11,12 +11,26 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from jouleboard.gate_facts import Facts, mean
-from jouleboard.gate_rules import LEAST_BLOCKS, LEAST_SAMPLES, MOST_BLOCKS, RULES, above, absent, allowed, gate, passed
+from jouleboard.gate_rules import (
+    LEAST_BLOCKS,
+    LEAST_SAMPLES,
+    MOST_BLOCKS,
+    RULES,
+    SLOPE_TICKS,
+    above,
+    absent,
+    allowed,
+    below,
+    gate,
+    passed,
+)
 from jouleboard.records import Gate, Trial
 from jouleboard.traces import Sample
 
 Point = tuple[float, float]
 """A time in seconds, and the joules (or CPU-seconds) spent until then."""
+COPIED_TICK_S = 0.1
+"""Tick of the counter in a trace that a wall meter's joules stand beside: that entry's profile declares none."""
 
 
 def steady(trial: Trial, rows: Sequence[Sample], known: Facts) -> Gate:
@@ -33,6 +47,8 @@ def steady(trial: Trial, rows: Sequence[Sample], known: Facts) -> Gate:
     if not points:
         return gate("steady", name, "unverified" if known.asked else "not-applicable", "not-sampled",
                     RULES["steady"].codes["not-sampled"])
+    if _coarse(rows, known):
+        return absent("steady", name, "few-loops")
     powers = _blocks(trial.loop_ends_s, points)
     middle = mean([power for _, power in powers]) if powers else 0.0
     if len(powers) < LEAST_BLOCKS or middle <= 0:
@@ -62,6 +78,19 @@ def _spent(rows: Sequence[Sample], known: Facts) -> list[Point]:
         joules += power_w * (until_s - since_s)
         found.append((until_s, joules))
     return found
+
+
+def _coarse(rows: Sequence[Sample], known: Facts) -> bool:
+    """Whether a counter ticks too seldom for its slope to be told from its ticks.
+
+    The samples of power are no way out: ten a second hit the swings of power inside a loop by chance, and where a loop has
+    phases of high and low power most slopes of sound windows are then above the limit, a minute long or not.
+    """
+    tick_s = COPIED_TICK_S if known.method == "wall" else known.tick_s
+    counted_s = [row.elapsed_s for row in rows if row.counter_j is not None]
+    if not known.sensor or tick_s is None or not counted_s:
+        return False
+    return below(counted_s[-1] - counted_s[0], SLOPE_TICKS * tick_s)
 
 
 def _blocks(ends_s: Sequence[float], points: Sequence[Point]) -> list[Point]:

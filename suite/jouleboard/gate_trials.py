@@ -12,6 +12,7 @@ from itertools import pairwise
 from jouleboard.gate_facts import COUNTERS, Facts, power_w, quotient
 from jouleboard.gate_rules import (
     CLOCK_SLACK_S,
+    ENDS_SLACK_S,
     FORBIDDEN_REASONS,
     GAP_S,
     IDLE_SHARE,
@@ -50,7 +51,7 @@ def of_trial(trial: Trial, rows: Sequence[Sample], known: Facts) -> tuple[Gate, 
 def of_window(window: Window, rows: Sequence[Sample], known: Facts) -> tuple[Gate, ...]:
     """Evaluate the gates that every measured window has, hard ones all of them."""
     gates: tuple[Callable[[Window, Sequence[Sample], Facts], Gate], ...] = (
-        _reading, _throttle, _alone, _limit, _monotone, _bounds, _cross_check, _clock)
+        _reading, _throttle, _alone, _limit, _monotone, _bounds, _cross_check, _clock, _ends)
     return tuple(one(window, rows, known) for one in gates)
 
 
@@ -59,7 +60,7 @@ def _reading(window: Window, _rows: Sequence[Sample], known: Facts) -> Gate:
     if window.void is not None:
         code = code_of(window.void)
         known_code = code if code in RULES["reading"].codes else "reading-failed"
-        return gate("reading", window.name, "fail", known_code, window.void)
+        return gate("reading", window.name, "fail", known_code, window.void or RULES["reading"].codes[known_code])
     if not known.sensor:
         return absent("reading", window.name, "no-sensor")
     if joules is None or joules <= 0:
@@ -160,7 +161,7 @@ def _bounds(window: Window, _rows: Sequence[Sample], known: Facts) -> Gate:
     watts = power_w(window)
     if watts is None:
         return absent("bounds", window.name, "no-reading")
-    low_w = None if known.idle_w is None else IDLE_SHARE * known.idle_w
+    low_w = None if known.least_idle_w is None else IDLE_SHARE * known.least_idle_w
     high_w = None if known.limit_w is None else LIMIT_SHARE * known.limit_w
     if low_w is None and high_w is None:
         return absent("bounds", window.name, "not-declared")
@@ -200,6 +201,31 @@ def _clock(window: Window, _rows: Sequence[Sample], _known: Facts) -> Gate:
     if above(share, allowed("clock")) and apart_s > CLOCK_SLACK_S:
         return gate("clock", window.name, "fail", "clock-stepped", words, value=share)
     return passed("clock", window.name, words, value=share)
+
+
+def _ends(window: Window, rows: Sequence[Sample], known: Facts) -> Gate:
+    """The joules are those of the meter's own stretch of time, the work is that of the driver's."""
+    if not known.sensor:
+        return absent("ends", window.name, "no-sensor")
+    if known.method == "wall":
+        return absent("ends", window.name, "copied")
+    if window.void is not None:
+        return absent("ends", window.name, "no-reading")
+    read_s = max((row.elapsed_s for row in rows if _of_device(row)), default=None)
+    if read_s is None:
+        return _silent("ends", window, known)
+    apart_s = abs(read_s - window.duration_s)
+    share = apart_s / window.duration_s
+    words = f"the device was read for {read_s:.6g} s by the meter's clock, the window took {window.duration_s:.6g} s"
+    if above(share, allowed("ends")) and above(apart_s, ENDS_SLACK_S):
+        return gate("ends", window.name, "fail", "window-differs", words, value=share)
+    return passed("ends", window.name, words, value=share)
+
+
+def _of_device(row: Sample) -> bool:
+    """Whether a sample is the meter's: those of the worker's CPU time stand among them."""
+    return any(value is not None for value in (row.power_w, row.counter_j, row.temperature_c, row.sm_mhz, row.memory_mhz,
+                                               row.limit_w, row.reasons, row.foreign))
 
 
 def _cache(trial: Trial) -> Gate:

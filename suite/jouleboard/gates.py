@@ -50,7 +50,8 @@ def apply(report: Report, samples: Sequence[Sample]) -> Report:
     """
     if report.profile is None:
         return msgspec.structs.replace(report, gates=())
-    known, rows = facts(report, report.profile), as_stored(samples)
+    rows = as_stored(samples)
+    known = facts(report, report.profile, rows)
     found: list[Gate] = []
 
     def judge(window: Window, gates: tuple[Gate, ...], void: str | None) -> str | None:
@@ -90,7 +91,7 @@ def derived(void: str, window: Window) -> bool:
 def failures(report: Report) -> tuple[Gate, ...]:
     """Return the stored gates that deny a rank or a verdict: `RULES[gate.name].consequence` says which of the two.
 
-    The subject tells how far it reaches: one cell (`cell_name`), the `session`, the `canary` or the `variant`. Drift stands
+    The subject tells how far it reaches: one cell (`cell_name`), the `session` or the `variant`. Drift stands
     on the base's entry and speaks of all entries of its session. Where the plan says itself that its figures are provisional,
     `SOFT` gates only mark an entry (see `provisional`): the spread that they complain of is in its intervals.
     """

@@ -54,8 +54,9 @@ def show(kind: str) -> int:
 
 
 def show_hardware() -> int:
-    """Print one line for each declared profile: category, energy method, whether it fits here or else why not, and title."""
+    """Print a header and one line for each declared profile: category, energy method, whether it fits here or else why not, and title."""
     here = hardware.look()
+    print(f"{'ID':<22} {'CATEGORY':<12} {'ENERGY':<12} {'HERE':<{FITS_WIDTH}} TITLE")
     for ident, profile in catalogue.load_all(paths.data_folder("hardware"), Hardware).items():
         wrong = hardware.misfit(profile, here)
         fits = "fits here" if wrong is None else f"no: {_short(wrong)}"

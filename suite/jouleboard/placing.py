@@ -115,5 +115,7 @@ def _inputs(report: Report) -> list[list[str]]:
 
 def _device(report: Report) -> list[object]:
     engine = report.engine
-    return [report.hardware_sha256, report.method, report.boundary, report.environment.cpu_model,
+    # Where the processor computes, a machine with more cores is another one; beside a GPU they only wait.
+    cores = report.environment.logical_cores if engine.device.startswith("cpu") else None
+    return [report.hardware_sha256, report.method, report.boundary, report.environment.cpu_model, cores,
             list(report.environment.devices), engine.threads, engine.name, engine.version, engine.batch_size]

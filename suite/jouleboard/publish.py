@@ -148,7 +148,7 @@ def _entry(
         tasks={cell.task: cell for cell in row.tasks},
         withheld=views.withheld_codes(row),
         view=entryviews.entry_view(places, declared),
-        repeat=repeat.repeat(row.report),
+        repeat=repeat.repeat(row.report, {path.stem for path in data_folder("plans").glob("*.yaml")}),
         raw=_raw(site, row, folder, home),
     )
 

@@ -20,7 +20,7 @@ from jouleboard.declared import Cell
 from jouleboard.placing import family, places
 from jouleboard.reasons import valid
 from jouleboard.records import Item, Probe, Report, TaskResult
-from jouleboard.rows import REPLAY, Board, Estimate, Row, TaskCell
+from jouleboard.rows import REPLAY, Board, Estimate, Latency, Row, TaskCell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +147,7 @@ def _row(entry: Entry, cell: Cell, bases: Sequence[Report], models: _Models) -> 
         **_costs(report, cell), **_probed(report, cell),
         weight_bytes=None if report.realised is None else report.realised.weight_bytes,
         peak_memory_bytes=report.peak_memory_bytes, workload=cell.workload, batch=cell.batch,
+        base_drift=None if base is None or report.is_base else reasons.drift(base, cell),
     )
     return msgspec.structs.replace(
         row, quality_per_kilojoule=_headline(row),
@@ -171,12 +172,22 @@ def _costs(report: Report, cell: Cell) -> dict[str, Any]:
 def _probed(report: Report, cell: Cell) -> dict[str, Any]:
     """Derive the fields that come from the probes."""
     prefill, decode = _rates(report.probes, "prefill"), _rates(report.probes, "decode")
-    steps = [one for probe in report.probes if (probe.kind, probe.batch) == ("decode", cell.batch) for one in probe.step_s]
     return {
         "prefill_cpu_s_per_ktoken": prefill.cpu_s_per_ktoken, "decode_cpu_s_per_ktoken": decode.cpu_s_per_ktoken,
         "prefill_tokens_per_s": prefill.tokens_per_s, "decode_tokens_per_s": decode.tokens_per_s,
-        "inter_token": costs.latency(steps),
+        "inter_token": _inter_token(report, cell),
     }
+
+
+def _inter_token(report: Report, cell: Cell) -> Latency | None:
+    """Return the latency of decode steps at the cell's batch, behind the probed prompt that is nearest to the cell's."""
+    request = _request(report, cell)
+    mine = [probe for probe in report.probes if (probe.kind, probe.batch) == ("decode", cell.batch) and probe.step_s]
+    if request is None or not mine:
+        return None
+    context = min((probe.prompt_tokens for probe in mine), key=lambda tokens: (abs(tokens - request[0]), tokens))
+    return costs.latency([one for probe in mine if probe.prompt_tokens == context for one in probe.step_s],
+                         context_tokens=context)
 
 
 def _ratio(report: Report, cell: Cell, base: Report | None, barred: str | None) -> Estimate | None:
@@ -194,7 +205,7 @@ def _crossover(report: Report, cell: Cell, base: Report | None, models: _Models)
     request = _request(report, cell)
     if base is None or report.is_base or request is None:
         return None
-    return costmodel.crossover(models.of(base), models.of(report), prompt=request[0], output=request[1])
+    return costmodel.crossover(models.of(base), models.of(report), prompt=request[0], output=request[1], batch=cell.batch)
 
 
 def _same_session(base: Report, report: Report) -> bool:

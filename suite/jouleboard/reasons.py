@@ -61,7 +61,14 @@ def _denied(report: Report, cell: Cell) -> str | None:
 
 def reaches(gate: Gate, cell: Cell) -> bool:
     """Whether a gate that is not of one window speaks of a cell."""
-    return gate.subject in {gates.cell_name(cell.workload, cell.batch), "session", "canary", "variant"}
+    return gate.subject in {gates.cell_name(cell.workload, cell.batch), "session", "variant"}
+
+
+def drift(base: Report, cell: Cell) -> float | None:
+    """Return how far the first and last trial of a base are apart in a cell, as a share; None where it is not known."""
+    name = gates.cell_name(cell.workload, cell.batch)
+    found = next((one.value for one in base.gates if (one.name, one.subject) == ("drift", name)), None)
+    return found if isinstance(found, float) else None
 
 
 def unranked(

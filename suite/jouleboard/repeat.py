@@ -1,13 +1,14 @@
 """The command that measures an entry again, from its report alone.
 
-jouleboard run quick                                                    the plan sets a limit of its own for each task
-jouleboard run --model m --recipe bf16 nf4 --tasks a b --limit 100      one command line says it all
-jouleboard run --model PATH_TO_THE_WEIGHTS --recipe bf16                the weights are a folder of the submitter's own
+jouleboard run quick --hardware x86-vm                                  the plan sets a limit of its own for each task
+jouleboard run --model m --recipe bf16 nf4 --tasks a b --limit 100 ...  one command line says it all
+jouleboard run --model PATH_TO_THE_WEIGHTS --recipe bf16 ...            the weights are a folder of the submitter's own
 """
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,19 +34,27 @@ class Repeat:
     """Where the weights are: in a data file, in a folder of the submitter's own, or on the hub by the command line."""
     named: bool
     """Whether the plan has a file."""
+    needs_file: bool
+    """Whether that file is not one of the declared plans."""
 
 
-def repeat(report: Report) -> Repeat:
-    """Say how to measure an entry again."""
+def repeat(report: Report, plans: Collection[str] = UNNAMED) -> Repeat:
+    """Say how to measure an entry again.
+
+    Args:
+        report: of the entry.
+        plans: ids of the declared plans.
+    """
     named = report.plan != CUSTOM
+    missing = named and report.plan not in plans
     kind = weights(report)
     alone = command(report)
     if not named or not limits_differ(report):
-        return Repeat(command=alone, alone=None, weights=kind, named=named)
+        return Repeat(command=alone, alone=None, weights=kind, named=named, needs_file=missing)
     # A plan lists the models that have a data file; any other one is named beside it.
     model = [] if kind == "declared" else ["--model", _model(report)]
-    whole = shlex.join(["jouleboard", "run", report.plan, *model])
-    return Repeat(command=whole, alone=alone, weights=kind, named=named)
+    whole = shlex.join(["jouleboard", "run", report.plan, *model, "--hardware", report.hardware])
+    return Repeat(command=whole, alone=alone, weights=kind, named=named, needs_file=missing)
 
 
 def command(report: Report) -> str:

@@ -14,7 +14,7 @@ REPLAY = "replay"
 
 
 class Estimate(Noun, frozen=True, kw_only=True):
-    """A value with its 95 % interval; the bounds are None where no interval can be had."""
+    """A value with its 95 % interval (of an estimate: the declared uncertainty); the bounds are None where none can be had."""
 
     value: float
     low: float | None
@@ -40,8 +40,11 @@ class Latency(Noun, frozen=True, kw_only=True):
     """How long something took, over so many samples."""
 
     median_s: float
-    p95_s: float
+    p95_s: float | None
+    """None where the samples are too few for one."""
     samples: int
+    context_tokens: int | None = None
+    """Of decode steps: the prompt behind which they were timed."""
 
 
 class Row(Noun, frozen=True, kw_only=True):
@@ -88,13 +91,16 @@ class Row(Noun, frozen=True, kw_only=True):
     first_token: Latency | None = None
     """Over the loops of the cell's valid trials."""
     inter_token: Latency | None = None
-    """Over the steps of the decode probe at the cell's batch size."""
+    """Over the steps of the decode probe at the cell's batch size whose prompt is nearest to the cell's."""
     cost_model: Fit | None = None
     """Fitted to the probes: CPU-seconds on CPU-time boards, joules elsewhere."""
     crossover: Crossover | None = None
     """Against the base, for requests of this cell; None for the base, for `replay`, and where nothing may be compared."""
     provisional: tuple[str, ...] = ()
     """Why these figures are provisional, in words."""
+    base_drift: float | None = None
+    """How far the first and last trial of the base are apart in this cell, as a share: a cost ratio that is no farther from
+    1 is no difference. None for the base, and where it is not known."""
 
     @property
     def cost_per_request(self) -> Estimate | None:

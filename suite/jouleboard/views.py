@@ -17,6 +17,7 @@ from jouleboard.gates import RULES
 from jouleboard.records import Report
 from jouleboard.rows import REPLAY, Board, Estimate, Row, TaskCell
 
+Standing = Literal["more", "less", "unclear", "unknown", "drift"]
 HeadlineKind = Literal["simulated", "empty", "failed", "base-only", "no-base", "no-variant", "cheaper", "unclear", "dearer"]
 
 
@@ -36,6 +37,8 @@ class Headline:
     """Variants with a cost, ranked or not, the base left out."""
     costlier: int
     """How many of them certainly cost more than their base."""
+    drift: float | None
+    """How far the base itself moved, as a share, where the cost ratio is no farther from 1 than that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,19 @@ class Bar:
     high: float
     zero: float
     base: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """Which marks the chart of quality and cost draws: its legend names these."""
+
+    base: bool
+    variant: bool
+    cost_only: bool
+    frontier: bool
+    interval: bool
+    rank: bool
+    """Whether something has a place on both axes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +106,11 @@ class BoardView:
     uncertainty: float | None
     """Largest relative uncertainty that a declared power model gives; None where nothing is estimated."""
     has_chart: bool
+    marks: Marks
     batches: Picture | None
     """Cost of a request over the batch; None for `replay`, and where no entry has a cost model."""
+    contexts: tuple[int, ...]
+    """Prompts behind which the decode steps of the latency column were timed."""
 
 
 def cell_title(workload: str, batch: int | None, declared: Mapping[str, Workload]) -> str:
@@ -102,8 +121,13 @@ def cell_title(workload: str, batch: int | None, declared: Mapping[str, Workload
     return title if batch is None else f"{title}, batch {batch}"
 
 
-def standing(ratio: Estimate) -> Literal["more", "less", "unclear", "unknown"]:
-    """Say on which side of 1 the whole interval of a cost ratio lies."""
+def standing(row: Row) -> Standing:
+    """Say on which side of 1 the whole interval of a row's cost ratio lies; `drift`: it is no farther than its base moved."""
+    ratio = row.cost_ratio
+    if ratio is None:
+        return "unknown"
+    if row.base_drift is not None and abs(ratio.value - 1) <= row.base_drift:
+        return "drift"
     if ratio.low is None or ratio.high is None:
         return "unknown"
     if ratio.low > 1:
@@ -139,7 +163,25 @@ def board_view(board: Board, declared: Mapping[str, Workload] | None = None) -> 
         silent=_silent(rows),
         uncertainty=max(_uncertainties(rows), default=None),
         has_chart=any(row.headline_cost for row in rows),
+        marks=marks(board),
         batches=picture(board),
+        contexts=tuple(sorted({row.inter_token.context_tokens for row in rows
+                               if row.inter_token and row.inter_token.context_tokens is not None})),
+    )
+
+
+def marks(board: Board) -> Marks:
+    """Say which marks the chart of a board draws."""
+    points = [(cost, row.quality, row) for row in board.ranked if (cost := row.headline_cost) and row.quality]
+    placed = {row.entry for _, _, row in points}
+    costs = [cost for row in (*board.ranked, *board.unranked) if (cost := row.headline_cost)]
+    best = min(points, key=lambda point: (point[0].value, -point[1].value), default=None)
+    return Marks(
+        base=any(row.is_base for _, _, row in points), variant=any(not row.is_base for _, _, row in points),
+        cost_only=any(row.headline_cost and row.entry not in placed for row in (*board.ranked, *board.unranked)),
+        # The cheapest point is on the frontier; it is a line where a dearer one is better.
+        frontier=best is not None and any(quality.value > best[1].value for _, quality, _ in points),
+        interval=any(one.low is not None for one in (*costs, *(quality for _, quality, _ in points))), rank=bool(points),
     )
 
 
@@ -194,7 +236,7 @@ def withheld_codes(row: Row) -> tuple[str, ...]:
 def headline(board: Board) -> Headline:
     """Compare the least costly ranked variant with its own base."""
     rows = (*board.ranked, *board.unranked)
-    ratios = [row.cost_ratio for row in rows if row.cost_ratio and not row.is_base]
+    compared = [row for row in rows if row.cost_ratio and not row.is_base]
     best = next((row for row in board.ranked if not row.is_base), None)
     base = next((row for row in rows if row.is_base and (best is None or _session(row) == _session(best))), None)
     kind = "simulated" if board.is_simulated and rows else _headline_kind(rows, best, base)
@@ -205,8 +247,9 @@ def headline(board: Board) -> Headline:
         base=base,
         loss=theirs.value - ours.value if ours and theirs else None,
         overlap=_overlap(ours, theirs) if ours and theirs else None,
-        variants=len(ratios),
-        costlier=sum(standing(ratio) == "more" for ratio in ratios),
+        variants=len(compared),
+        costlier=sum(standing(row) == "more" for row in compared),
+        drift=best.base_drift if best and standing(best) == "drift" else None,
     )
 
 
@@ -223,7 +266,7 @@ def _headline_kind(rows: Sequence[Row], best: Row | None, base: Row | None) -> H
     if best is None or best.cost_ratio is None:
         return "no-variant" if any(not row.is_base for row in rows) else "base-only"
     kinds: dict[str, HeadlineKind] = {"less": "cheaper", "more": "dearer"}
-    return kinds.get(standing(best.cost_ratio), "unclear")
+    return kinds.get(standing(best), "unclear")
 
 
 def _overlap(one: Estimate, other: Estimate) -> bool | None:
