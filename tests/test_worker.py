@@ -165,9 +165,8 @@ def test_more_tokens_than_the_context_are_refused_and_the_worker_lives(folder):
         folder, serve(prompt_tokens=500, output_tokens=13), probe("decode", prompt_tokens=500, output_tokens=13),
         probe("prefill", prompt_tokens=513), serve(), GO,
     )
-    assert isinstance(failed, protocol.Failed)
+    assert isinstance(failed, protocol.TooLarge)
     assert failed.reason == "workload: 500 prompt and 13 output tokens are more than the model's context of 512"
-    assert "shorter workload" in failed.remedy
     assert longest.reason == "500 prompt and 13 output tokens are more than the model's context of 512"
     assert isinstance(large, protocol.TooLarge)
     assert isinstance(ready, protocol.Ready)
@@ -194,11 +193,12 @@ def test_a_probe_that_does_not_fit_is_told_with_figures_and_the_worker_lives(fol
     assert (after.loops, len(after.step_s)) == (before.loops, len(before.step_s))
 
 
-def test_serving_that_does_not_fit_into_memory_fails_before_it_begins(folder, monkeypatch):
+def test_serving_that_does_not_fit_into_memory_is_told_before_it_begins(folder, monkeypatch):
     from jouleboard.engines import memory
 
     monkeypatch.setattr(memory, "available_bytes", lambda _device: 1000)
     (failed,) = after_build(folder, serve())
+    assert isinstance(failed, protocol.TooLarge)
     assert failed.reason.startswith("workload: needs about")
 
 
