@@ -743,7 +743,7 @@ def test_a_uuid_that_names_no_gpu_or_several_is_refused(
 ) -> None:
     machine(STEADY, STEADY)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
-    with pytest.raises(MeterError, match="names .* of the 2 GPUs here") as caught:
+    with pytest.raises(MeterError, match=r"names .* of the 2 GPUs here") as caught:
         meters.choose(profile())
     assert caught.value.field == "CUDA_VISIBLE_DEVICES"
 

@@ -699,7 +699,7 @@ def test_a_poll_in_a_hurry_leaves_out_what_is_slow() -> None:
     meter.begin("trial-0")
     for number in range(18):
         clock.now_s += 0.1
-        meter.poll(lambda: number == 9)
+        meter.poll(lambda turn=number: turn == 9)
     clock.now_s += 0.1
     reading = meter.end(duration_s=1.9, cpu_s=None)
     assert [sample.reasons for sample in reading.samples] == [4, *[None] * 18, 4]
