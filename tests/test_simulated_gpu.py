@@ -120,8 +120,9 @@ def measure(step):
     put(step["open"])
     if "visible" in step:
         os.environ["CUDA_VISIBLE_DEVICES"] = step["visible"]
-    meter = attempt(row, "open", lambda: ours(tuple(step["indices"])))
+    # First: ours puts numbers in the place of UUIDs.
     plain = naive(row, lambda: ZeusMonitor(gpu_indices=step["naive_indices"]))
+    meter = attempt(row, "open", lambda: ours(tuple(step["indices"])))
     if plain is not None:
         naive(row, lambda: plain.begin_window("naive", sync_execution=False))
     times = [clock()]

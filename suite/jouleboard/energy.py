@@ -14,6 +14,7 @@ import msgspec
 
 from jouleboard import plan, probing, protocol, sessionfile, store, trials
 from jouleboard.errors import MeterError, UnitError
+from jouleboard.meters import kernel
 from jouleboard.meters.interface import OpenWindow
 from jouleboard.recipes import Recipe
 from jouleboard.records import Canary, Idle, ReplayRow
@@ -91,7 +92,7 @@ def _begin(session: Session, replay_sha256: str) -> None:
     order = plan.session_order(energy.cells, list(configurations), energy.trials, session.family.plan.seed)
     session.keep(SessionState(
         name=store.digest([now.isoformat(), session.family.model.id, msgspec.to_builtins(order)]),
-        began_utc=now.isoformat(), boot=sessionfile.boot_digest(), device=device(session), configurations=configurations,
+        began_utc=now.isoformat(), boot=kernel.boot_digest(), device=device(session), configurations=configurations,
         replay_sha256=replay_sha256, order=order, idle=tuple(session.idle), held={},
     ))
 

@@ -162,7 +162,7 @@ def _build(session: Session, recipe: Recipe, worker: Worker) -> None:
     metered = energy.device(session)
     if built.device is not None and metered is not None and built.device != metered:
         raise HardwareError("the variant computes on another device than the one that is measured", field=recipe.id,
-                            remedy="let CUDA_VISIBLE_DEVICES name the one device that the profile means, by its index")
+                            remedy="let CUDA_VISIBLE_DEVICES name the one device that the profile means")
     session.state[recipe.id].built = built
     # Its trace is not kept, so nobody could recompute an integral of it.
     session.state[recipe.id].build_window = msgspec.structs.replace(

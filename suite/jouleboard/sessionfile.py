@@ -13,7 +13,6 @@ Layout, below `OUT/.work/<model>/`::
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -21,12 +20,12 @@ import msgspec
 
 from jouleboard import store, traces
 from jouleboard.declared import Count, Noun, Sha256
+from jouleboard.meters import kernel
 from jouleboard.plan import Slot
 from jouleboard.records import Canary, Idle, Probe, ShortDigest, SkippedProbe, Trial
 
 LONGEST_S = 12 * 3600.0
 """Over more than half a day a machine is another one: room, load and clocks change."""
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Held(Noun, frozen=True, kw_only=True):
@@ -58,15 +57,6 @@ class SessionState(Noun, frozen=True, kw_only=True):
     idle: tuple[Idle, ...] = ()
     canary: tuple[Canary, ...] = ()
     held: dict[str, Held]
-
-
-def boot_digest() -> str | None:
-    """Return the first 16 hexadecimal digits of the SHA-256 of the kernel's boot id; None where there is none."""
-    try:
-        text = BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class SessionFile:
@@ -119,7 +109,7 @@ def stale(state: SessionState, *, device: str | None, now: dt.datetime) -> str |
         device: digest that the device gives of itself now.
         now: the present, with a time zone.
     """
-    if state.boot != boot_digest():
+    if state.boot != kernel.boot_digest():
         return "the machine was started again"
     if state.device != device:
         return "the device is another one"

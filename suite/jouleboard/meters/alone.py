@@ -7,38 +7,36 @@ from pathlib import Path
 
 import psutil
 
-_UVM = "/dev/nvidia-uvm"
+UVM = "/dev/nvidia-uvm"
 """A process with a CUDA context has it open; one that only asks NVML has not."""
 
 
 class Household:
     """Tells foreign processes from our own."""
 
-    def __init__(self, root_pid: int, pids: Sequence[int] = ()) -> None:
-        """Name the driver.
-
-        Args:
-            root_pid: its process id.
-            pids: compute processes on the device when the meter starts.
-        """
+    def __init__(self, root_pid: int) -> None:
+        """Name the driver by its process id."""
         self._root_pid = root_pid
-        self._unknown_at_start = sum(1 for pid in pids if not psutil.pid_exists(pid))
 
-    def foreign(self, pids: Sequence[int]) -> int:
+    def foreign(self, pids: Sequence[int]) -> int | None:
         """Count the processes that are not of this run.
 
+        Inside a container NVML may give the host's process ids, which name nothing here: only their number can be judged.
+        They are foreign, whenever they came, but for one for each process of ours that uses the device unnamed.
+
         Args:
-            pids: compute processes on the device, as NVML names them.
+            pids: compute processes on the device, as NVML names them; one on several GPUs counts once.
+
+        Returns:
+            Their number; None where the list lacks processes of ours, and so may lack others too.
         """
-        if not pids:
-            return 0
-        kinds = [self._kind(pid) for pid in pids]
-        unknown = kinds.count("unknown")
-        if unknown > self._unknown_at_start:
-            # Inside a container NVML may give the host's process ids, which name nothing here: only their number can
-            # be judged. More than at the start are foreign, less one for each process of ours that has a context.
-            unknown -= self._hidden(pids)
-        return kinds.count("foreign") + max(0, unknown - self._unknown_at_start)
+        # 0 stands for any process whose id is kept from us: each such row is one of its own.
+        listed = [*{pid for pid in pids if pid}, *(pid for pid in pids if not pid)]
+        kinds = [self._kind(pid) for pid in listed]
+        known, nameless = kinds.count("foreign"), kinds.count("unknown") - self._hidden(listed)
+        if known == 0 and nameless < 0:
+            return None
+        return known + max(0, nameless)
 
     def _kind(self, pid: int) -> str:
         if pid == self._root_pid:
@@ -63,7 +61,7 @@ class Household:
 
 def _has_context(pid: int) -> bool:
     try:
-        return any(_opened(entry) == _UVM for entry in Path(f"/proc/{pid}/fd").iterdir())
+        return any(_opened(entry) == UVM for entry in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return False
 

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from jouleboard.meters import kernel
-from jouleboard.meters.nvml import short_digest
+from jouleboard.meters.kernel import short_digest
 from jouleboard.meters.powercap import PSYS, root_folder
 
 _MEBI = 2**20

@@ -17,7 +17,7 @@ from jouleboard.declared import Boundary, Method
 from jouleboard.errors import MeterError
 from jouleboard.meters.integral import integrate_j
 from jouleboard.meters.interface import Reading
-from jouleboard.meters.reasons import SensorError
+from jouleboard.meters.reasons import REOPEN, SensorError
 from jouleboard.meters.watch import Watch
 from jouleboard.records import DeviceState, Energy
 from jouleboard.traces import Sample
@@ -58,6 +58,13 @@ class Slow:
 
 
 NOTHING = Slow()
+Hurried = Callable[[], bool]
+"""Says whether the driver waits for an answer: what is slow then stops, and stays unread."""
+
+
+def unhurried() -> bool:
+    """Nobody waits."""
+    return False
 
 
 class Devices(Protocol):
@@ -66,8 +73,8 @@ class Devices(Protocol):
     def quick(self) -> Quick:
         """Read power and counters."""
 
-    def slow(self) -> Slow:
-        """Read everything else that belongs into the trace."""
+    def slow(self, hurried: Hurried = unhurried) -> Slow:
+        """Read everything else that belongs into the trace, as far as nobody waits."""
 
     def state(self) -> DeviceState:
         """Read what is kept for both ends of a window."""
@@ -163,17 +170,24 @@ class GpuMeter:
         except SensorError as fault:
             window.fault = fault
 
-    def poll(self) -> None:
-        """Take a sample, if a window is open."""
+    def poll(self, hurried: Hurried = unhurried) -> None:
+        """Take a sample, if a window is open.
+
+        A query that fails for once costs a sample and no window, whose ends alone make its joules: the gates judge the gap.
+
+        Args:
+            hurried: says whether the driver waits, as it does at a window's end.
+        """
         window = self._open
         if window is None or window.fault is not None:
             return
         try:
             elapsed_s, quick = self._clock() - window.start_s, self._devices.quick()
-            slow = self._devices.slow() if len(window.polls) % SLOW_EVERY == 0 else NOTHING
+            slow = self._devices.slow(hurried) if len(window.polls) % SLOW_EVERY == 0 else NOTHING
             window.take(elapsed_s, quick, slow)
         except SensorError as fault:
-            window.fault = fault
+            if fault.code in REOPEN:
+                window.fault = fault
 
     def end(self, *, duration_s: float, cpu_s: float | None) -> Reading:  # noqa: ARG002 - the device knows
         """End the window: the counter first, everything slow after it."""
@@ -185,6 +199,7 @@ class GpuMeter:
         try:
             # Ended even when a poll failed, so that Zeus keeps no open window.
             domains = {} if self._counter is None else self._counter.end()
+            # What the energy covers; the driver's own duration is shorter where it was answered late.
             elapsed_s = self._clock() - window.start_s
             if window.fault is None:
                 window.take(elapsed_s, self._devices.quick(), self._devices.slow())

@@ -8,6 +8,7 @@ Example::
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -54,6 +55,17 @@ def board(root: Path = ROOT) -> str | None:
     # x86 kernels have a line `model`, in small letters, with a number.
     line = re.search(r"^Model\s*:\s*(\S.*)$", text(root / "proc/cpuinfo") or "", re.MULTILINE)
     return text(root / "proc/device-tree/model") or (line[1].strip() if line else None)
+
+
+def short_digest(name: str) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a name that is not to be published."""
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def boot_digest(root: Path = ROOT) -> str | None:
+    """Return the short digest of the kernel's boot id; None where the kernel has none to show."""
+    boot_id = text(root / "proc/sys/kernel/random/boot_id")
+    return None if boot_id is None else short_digest(boot_id)
 
 
 def jetson(root: Path = ROOT) -> bool:

@@ -7,18 +7,18 @@ a second on Ampere and newer, is only asked where that field is not supported. Z
 
 from __future__ import annotations
 
-import hashlib
+import functools
+import operator
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from jouleboard.errors import MeterError
 from jouleboard.meters import reasons
 from jouleboard.meters.alone import Household
-from jouleboard.meters.gpu import Quick, Slow, total
+from jouleboard.meters.gpu import Hurried, Quick, Slow, total, unhurried
+from jouleboard.meters.kernel import boot_digest, short_digest
 from jouleboard.records import DeviceState
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _UNION = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 """Member of a field's value for each `nvmlValueType_t` (nvml.h)."""
 _SUCCESS = 0
@@ -45,11 +45,12 @@ class NvmlDevices:
         self._field_values: Callable[[Any, Any], Any] = pynvml.nvmlDeviceGetFieldValues
         try:
             self.names: tuple[str, ...] = tuple(str(pynvml.nvmlDeviceGetName(handle)) for handle in self._handles)
-            # A device whose identity changes between two windows is another device.
-            self._device = short_digest(",".join(str(pynvml.nvmlDeviceGetUUID(handle)) for handle in self._handles))
         except pynvml.NVMLError as error:
             raise MeterError(f"a GPU does not answer: {error}", remedy="run `jouleboard doctor`") from error
-        self._household = Household(root_pid, self._pids() or ())
+        # A device whose identity changes between two windows is another device. Some virtual ones have none to tell.
+        uuids = self._each(pynvml.nvmlDeviceGetUUID)
+        self._device = short_digest(",".join(map(str, uuids))) if uuids else None
+        self._household = Household(root_pid)
 
     def _power_field(self, handle: Any) -> tuple[tuple[int, int], int]:
         """Return the fields of one poll: instant power, of the module on Grace Hopper as in Zeus, and the counter."""
@@ -99,12 +100,12 @@ class NvmlDevices:
         powers, counters = [], []
         for handle, fields in zip(self._handles, self._fields, strict=True):
             try:
-                power, counter = self._field_values(handle, fields)
+                power_mw, counter_mj = map(_value, self._field_values(handle, fields))
+            except (self._nvml.NVMLError_NotSupported, self._nvml.NVMLError_FunctionNotFound):
+                power_mw = counter_mj = None
             except self._nvml.NVMLError as error:
                 raise reasons.of_error(error) from error
-            power_mw = _value(power)
             powers.append(self._power_usage_w(handle) if power_mw is None else power_mw / 1000)
-            counter_mj = _value(counter)
             counters.append(self._counter_j(handle) if counter_mj is None else counter_mj / 1000)
         return Quick(powers_w=tuple(powers), counters_j=tuple(counters))
 
@@ -119,19 +120,20 @@ class NvmlDevices:
         found = [self._optional(function, handle, *arguments) for handle in self._handles]
         return [] if None in found else found
 
-    def slow(self) -> Slow:
-        """Read what changes slowly, over all GPUs."""
+    def slow(self, hurried: Hurried = unhurried) -> Slow:
+        """Read what changes slowly, over all GPUs; what follows once the driver waits stays None."""
         nvml = self._nvml
-        masks = self._each(nvml.nvmlDeviceGetCurrentClocksEventReasons)
-        reason_bits = 0
-        for mask in masks:
-            reason_bits |= int(mask)
-        return Slow(
-            temperature_c=_extreme(max, self._temperatures()),
-            sm_mhz=_extreme(min, self._each(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM)),
-            memory_mhz=_extreme(min, self._each(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM)),
-            limit_w=self._limit_w(), reasons=reason_bits if masks else None, foreign=self._foreign(),
-        )
+        parts: dict[str, Callable[[], Any]] = {
+            "temperature_c": lambda: _extreme(max, self._temperatures()),
+            "sm_mhz": lambda: _extreme(min, self._each(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM)),
+            "memory_mhz": lambda: _extreme(min, self._each(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM)),
+            "limit_w": self._limit_w, "reasons": self._reasons, "foreign": self._foreign,
+        }
+        return Slow(**{name: None if hurried() else read() for name, read in parts.items()})
+
+    def _reasons(self) -> int | None:
+        masks = self._each(self._nvml.nvmlDeviceGetCurrentClocksEventReasons)
+        return functools.reduce(operator.or_, map(int, masks)) if masks else None
 
     def _temperatures(self) -> list[float]:
         return self._each(self._nvml.nvmlDeviceGetTemperatureV, self._nvml.NVML_TEMPERATURE_GPU) or self._each(
@@ -183,16 +185,3 @@ def _thousandth(value: float | None) -> float | None:
 
 def _extreme(pick: Callable[[Iterable[float]], float], values: Sequence[float]) -> float | None:
     return float(pick(values)) if values else None
-
-
-def short_digest(text: str) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of a name that is not to be published."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def boot_digest() -> str | None:
-    """Return the digest of the kernel's boot id; None where the kernel has none to show."""
-    try:
-        return short_digest(BOOT_ID.read_text(encoding="ascii").strip())
-    except OSError:
-        return None

@@ -30,7 +30,8 @@ ANSWER_S = 10.0
 """A sensor that has not answered after this long hangs: the slowest call of NVML takes a fraction of a second."""
 OPEN_S = 120.0
 """Importing Zeus takes seconds, and much longer from a slow disk."""
-CLOSE_S = 2.0
+KILL_S = 5.0
+"""A killed process that has not ended after this long hangs in a call of the kernel, which no signal ends."""
 DEFAULT_TICK_S = 0.1
 LOG_TAIL_BYTES = 500
 CHUNK_BYTES = 65536
@@ -61,6 +62,7 @@ class Process:
         )
         self._buffer = b""
         self._tail = ""
+        self._given_up = False
         self._turn = 0
 
     @property
@@ -88,8 +90,10 @@ class Process:
             self._write(msgspec.json.encode(request) + b"\n")
             reply = self._reply(request.turn, time.monotonic() + limit_s)
         except TimeoutError:
-            self.end()
-            raise GoneError("meter-hung", f"no answer to {type(request).__name__} within {limit_s:g} s") from None
+            words = f"no answer to {type(request).__name__} within {limit_s:g} s"
+            if self.end() is None:
+                words += f"; {self._left_behind()}"
+            raise GoneError("meter-hung", words) from None
         except (OSError, EOFError, msgspec.DecodeError) as error:
             raise self._died(error) from None
         if isinstance(reply, wire.Refused):
@@ -132,14 +136,25 @@ class Process:
     def _died(self, error: Exception) -> GoneError:
         """End what is left of it and say how it ended."""
         code = self.end()
-        if isinstance(error, OSError | EOFError):
+        if code is None:
+            how = f"{error or type(error).__name__}; {self._left_behind()}"
+        elif isinstance(error, OSError | EOFError):
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
         else:
             how = f"it answered nonsense: {error}"
         return GoneError("meter-died", f"{how}{self._tail}")
 
-    def end(self) -> int:
-        """End it and everything in its group, now; returns its exit code."""
+    def _left_behind(self) -> str:
+        return f"process {self.pid} did not even end when it was killed, and was left behind"
+
+    def end(self) -> int | None:
+        """End it and everything in its group, now.
+
+        Returns:
+            Its exit code; None where it does not end: it hangs in the kernel, and its file stays for `reap`.
+        """
+        if self._given_up:
+            return None
         if self._child.stdin is not None:
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
@@ -148,11 +163,15 @@ class Process:
             self._child.wait(0.2 if self._child.poll() is None else 0)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, signal.SIGKILL)
-        code = self._child.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(KILL_S)
+        code = self._child.returncode
         if self._child.stdout is not None:
             self._child.stdout.close()
         self._tail = self._read_log()
-        reap.unmark(self._token)
+        self._given_up = code is None
+        if not self._given_up:
+            reap.unmark(self._token)
         return code
 
     def _read_log(self) -> str:

@@ -11,8 +11,6 @@ reset counts as a wrap; its folder is fixed in the code, and counters that it ma
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from jouleboard.declared import Boundary, Method
 from jouleboard.errors import MeterError
 from jouleboard.meters.integral import integrate_j
 from jouleboard.meters.interface import Reading
+from jouleboard.meters.kernel import boot_digest
 from jouleboard.meters.powercap import (
     MAX_POWER_W,
     Interval,
@@ -36,7 +35,6 @@ from jouleboard.records import DeviceState, Energy
 from jouleboard.traces import Sample
 
 POLL_S = 1.0
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class _Poller:
@@ -161,8 +159,8 @@ class RaplMeter:
                         estimate_j=None, estimate_relative_uncertainty=None, integral_j=_integral_j(rows, duration_s))
         return Reading(
             energy=energy, host_j={} if window is None else window.joules(counted=False), samples=rows, void=void,
-            start=DeviceState(boot=_boot(), counter_j=rows[0].counter_j) if rows else None,
-            end=DeviceState(boot=_boot(), counter_j=rows[-1].counter_j) if rows and not void else None,
+            start=DeviceState(boot=boot_digest(), counter_j=rows[0].counter_j) if rows else None,
+            end=DeviceState(boot=boot_digest(), counter_j=rows[-1].counter_j) if rows and not void else None,
         )
 
     def state(self) -> DeviceState | None:
@@ -171,7 +169,7 @@ class RaplMeter:
             counter_uj = sum(read_uj(zone.folder / "energy_uj") for zone in self._zones if zone.counted)
         except UnreadableError:
             return None
-        return DeviceState(boot=_boot(), counter_j=counter_uj / 1e6)
+        return DeviceState(boot=boot_digest(), counter_j=counter_uj / 1e6)
 
     def close(self) -> None:
         """End the thread."""
@@ -182,9 +180,3 @@ def _integral_j(rows: Sequence[Sample], duration_s: float) -> float | None:
     """Integrate the trace: the counters once more, and no second opinion on them."""
     seen = [(row.elapsed_s, row.power_w) for row in rows if row.power_w is not None]
     return integrate_j([at_s for at_s, _ in seen], [power_w for _, power_w in seen], 0.0, duration_s) if seen else None
-
-
-def _boot() -> str | None:
-    with contextlib.suppress(OSError):
-        return hashlib.sha256(_BOOT_ID.read_bytes().strip()).hexdigest()[:16]
-    return None

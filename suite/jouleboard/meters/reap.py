@@ -21,7 +21,7 @@ import psutil
 
 from jouleboard import paths
 from jouleboard.declared import Noun
-from jouleboard.meters.nvml import boot_digest, short_digest
+from jouleboard.meters.kernel import boot_digest, short_digest
 from jouleboard.meters.wire import TOKEN_VARIABLE
 
 

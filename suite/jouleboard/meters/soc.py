@@ -19,8 +19,10 @@ from typing import Any
 
 from jouleboard.declared import Boundary, Method, Sensor
 from jouleboard.errors import MeterError
+from jouleboard.meters import visible
+from jouleboard.meters.gpu import Hurried, unhurried
 from jouleboard.meters.interface import Reading
-from jouleboard.meters.nvml import boot_digest
+from jouleboard.meters.kernel import boot_digest
 from jouleboard.meters.reasons import SensorError
 from jouleboard.records import DeviceState, Energy
 from jouleboard.traces import Sample
@@ -80,12 +82,12 @@ class SocMeter:
         self._start_s = self._clock()
         self._sample()
 
-    def poll(self) -> None:
+    def poll(self, hurried: Hurried = unhurried) -> None:
         """Take a sample every tenth time, if a window is open."""
         if self._name is None:
             return
         self._polls += 1
-        if self._polls % SLOW_EVERY == 0:
+        if self._polls % SLOW_EVERY == 0 and not hurried():
             self._sample()
 
     def _sample(self) -> None:
@@ -162,7 +164,8 @@ def open_soc(sensor: Sensor, boundary: Boundary) -> SocMeter:
     Raises:
         MeterError: Zeus finds no such chip here.
     """
-    from zeus.exception import ZeusBaseError  # noqa: PLC0415
+    visible.forget_daemon()
+    from zeus.exception import ZeusBaseError  # noqa: PLC0415 - once the environment is set right
     from zeus.monitor import ZeusMonitor  # noqa: PLC0415 - takes seconds to import
 
     monitor: Any = ZeusMonitor(gpu_indices=[], cpu_indices=[], approx_instant_energy=False)

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from jouleboard.declared import Sensor
 from jouleboard.errors import MeterError
-from jouleboard.meters import reasons
-from jouleboard.meters.gpu import Quick, Slow, total
+from jouleboard.meters import reasons, visible
+from jouleboard.meters.gpu import NOTHING, Hurried, Quick, Slow, total, unhurried
 from jouleboard.meters.reasons import SensorError
 from jouleboard.records import DeviceState
 
@@ -123,8 +123,10 @@ def open_gpus(gpu_indices: Sequence[int], sensor: Sensor) -> list[Any]:
     """
     if not gpu_indices:
         raise MeterError("no GPU was named", field="count", remedy=_REMEDY)
+    visible.forget_daemon()
     if sensor == "nvml":
         _require_nvml(max(gpu_indices))
+        visible.number_gpus()
     from zeus.device import get_gpus  # noqa: PLC0415 - takes seconds to import
 
     # ValueError and IndexError: what Zeus raises for a GPU that CUDA_VISIBLE_DEVICES hides.
@@ -208,8 +210,10 @@ class ZeusDevices:
         return Quick(powers_w=_thousandth(self._read("get_instant_power_usage")),
                      counters_j=_thousandth(self._read("get_total_energy_consumption")))
 
-    def slow(self) -> Slow:
-        """Read temperature and limit."""
+    def slow(self, hurried: Hurried = unhurried) -> Slow:
+        """Read temperature and limit, unless the driver waits."""
+        if hurried():
+            return NOTHING
         return Slow(temperature_c=_most(self._read("get_gpu_temperature")),
                     limit_w=_least(_thousandth(self._read("get_power_management_limit"))))
 
