@@ -33,10 +33,11 @@ def plan_file(tmp_path: Path) -> Path:
     plan = yaml.safe_load((data_folder("plans") / "gpu.yaml").read_text())
     plan["energy"] |= {"window_s": 0.5, "trials": 3, "first_warmup_s": 0.1, "warmup_s": 0.1, "jitter_s": 0.1, "idle_s": 2,
                        "canary_s": 0.5, "live_items": 4, "probe_window_s": 0.3, "replay_tokens": 500}
-    plan["energy"]["cells"] = [{"workload": "chat", "batch": 1}, {"workload": "chat", "batch": 4}]
-    plan["prefill"]["batches"], plan["decode"]["batches"] = [1, 4], [1, 4]
-    # A pruned variant needs more layers than the tiny model has.
-    plan["recipes"] = ["bf16", "int8-weight-only", "nf4"]
+    plan["energy"]["cells"] = [{"workload": "chat", "batch": 1}, {"workload": "chat", "batch": 2}]
+    plan["prefill"] = {"tokens": [128], "batches": [1, 2]}
+    plan["decode"] = {"prompt_tokens": [128], "tokens": 8, "batches": [1, 2]}
+    # One variant: what is tried here are the pieces.
+    plan["recipes"] = ["bf16", "int8-weight-only"]
     path = tmp_path / "gpu-small.yaml"
     path.write_text(yaml.safe_dump(plan | {"id": "gpu-small", "threads": 1}))
     return path
@@ -48,7 +49,7 @@ def test_the_plan_goes_on_piece_by_piece_and_everything_says_simulated(
     out = tmp_path / "out"
     codes, texts = [], []
     for _ in range(12):
-        done = jouleboard("run", plan_file, "--hardware", "simulated-gpu", "--model", tiny_folder, "--limit", 12,
+        done = jouleboard("run", plan_file, "--hardware", "simulated-gpu", "--model", tiny_folder, "--limit", 6,
                           "--stop-after", 1.2, "--out", out)
         codes.append(done.returncode)
         texts.append(done.stdout + done.stderr)
@@ -65,7 +66,7 @@ def test_the_plan_goes_on_piece_by_piece_and_everything_says_simulated(
     assert len({report.session for report in reports}) == 1
     for report in reports:
         assert report.method == "simulated"
-        assert {(trial.workload, trial.batch) for trial in report.trials} == {("chat", 1), ("chat", 4)}
+        assert {(trial.workload, trial.batch) for trial in report.trials} == {("chat", 1), ("chat", 2)}
         assert all(trial.window.energy.measured_j for trial in report.trials if trial.void is None)
         assert "SIMULATED" in (out / report.model / report.recipe / store.REPORT).read_text()
     windows = [one for report in reports for one in (*report.trials, report.live)]
