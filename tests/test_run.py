@@ -168,7 +168,12 @@ def test_one_changed_digit_of_a_score_fails_the_check_naming_file_item_and_field
 
 def start(plan_file: Path, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-m", "jouleboard", "run", str(plan_file), "--out", str(out)],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_hear_ctrl_c)  # noqa: PLW1509 - no threads yet
+
+
+def _hear_ctrl_c() -> None:
+    """Undo what a shell does to its background jobs: they, and all that they start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition, seconds: float = 180.0) -> None:

@@ -377,7 +377,8 @@ def test_a_peak_is_kept_over_stretches_until_it_is_forgotten():
     block.close()
     peak.begin()
     assert peak.stretch_bytes() < high - 50 * 2**20
-    assert peak.overall_bytes() == high
+    # The kernel counts a process's pages in batches, so two looks may differ by some of them.
+    assert peak.overall_bytes() == pytest.approx(high, rel=2e-3)
     peak.begin_anew()
     assert peak.overall_bytes() < high - 50 * 2**20
 
