@@ -33,7 +33,7 @@ from jouleboard.declared import (
 from jouleboard.errors import DataFileError, PlanError
 from jouleboard.generators import GENERATORS
 from jouleboard.parsers import PARSERS
-from jouleboard.records import MAX_INTEGER
+from jouleboard.windows import MAX_INTEGER
 
 MAX_YAML_BYTES = 256 * 1024
 MAX_YAML_DEPTH = 32

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jouleboard import catalogue, paths, store, traces
+from jouleboard import catalogue, failures, paths, store, traces
 from jouleboard.check_energy import check_energy
 from jouleboard.check_gates import check_gates, check_profile
 from jouleboard.check_grid import check_grid
@@ -18,7 +18,7 @@ from jouleboard.check_items import check_items
 from jouleboard.check_trials import check_trials
 from jouleboard.declared import Hardware, Model, Noun, Plan, Task, Workload
 from jouleboard.errors import DataFileError
-from jouleboard.problems import RULES, Problem
+from jouleboard.problems import RULES, Make, Problem
 from jouleboard.problems import at as at_file
 from jouleboard.recipes import Recipe
 from jouleboard.records import Item, Report
@@ -116,6 +116,7 @@ def check_report(path: Path, report: Report) -> Iterator[Problem]:
                  "the report was changed after it was written: measure again")
     if (report.status == "failed") != (report.failure is not None):
         yield at("status", "status", f"{report.status!r} with failure {report.failure is not None}", "measure again")
+    yield from _check_failure(report, at)
     if report.status == "complete" and not (report.trials and report.tasks):
         yield at("status", "status", "complete without trials or tasks", "measure again")
     yield from check_profile(report, at)
@@ -125,6 +126,23 @@ def check_report(path: Path, report: Report) -> Iterator[Problem]:
     names = [result.task for result in report.tasks]
     if len(set(names)) != len(names):
         yield at("tasks", "item-once", "a task occurs twice", "measure again")
+
+
+def _check_failure(report: Report, at: Make) -> Iterator[Problem]:
+    """Hold a failure against its entry: a phase that there is, and a task that is declared and has no result."""
+    failure = report.failure
+    if failure is None:
+        return
+    if failure.phase not in failures.PHASES:
+        yield at("failure.phase", "status", f"{failure.phase[:40]!r}, known are {', '.join(failures.PHASES)}", "measure again")
+    if failure.task is None:
+        return
+    if failure.phase != "quality":
+        yield at("failure.task", "status", f"{failure.task} in the phase {failure.phase[:40]}, which scores no task", "measure again")
+    if failure.task in {result.task for result in report.tasks}:
+        yield at("failure.task", "status", f"{failure.task} failed and has a result", "measure again")
+    if not (paths.data_folder("tasks") / f"{failure.task}.yaml").is_file():
+        yield at("failure.task", "status", f"{failure.task} is no declared task", "declare the task, or measure again")
 
 
 def publishable(report: Report) -> str | None:

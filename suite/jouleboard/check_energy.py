@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from jouleboard import gate_facts
 from jouleboard.meters.model import estimate_j
 from jouleboard.problems import Make, Problem, close
-from jouleboard.records import Energy, Report
+from jouleboard.records import Report
+from jouleboard.windows import Energy
 
 LEAST_J = 1e-9
 """Less than any meter can tell from nothing."""

@@ -12,8 +12,9 @@ from jouleboard import gate_facts, gates, store
 from jouleboard.errors import MeterError
 from jouleboard.meters.integral import integrate_j
 from jouleboard.problems import Make, Problem
-from jouleboard.records import Gate, Report, Window
+from jouleboard.records import Report
 from jouleboard.traces import Sample
+from jouleboard.windows import Gate, Window
 
 EDGE_S = 0.02
 """A meter's window and its trace may begin and end so far apart: at the highest power sampled, that much energy."""

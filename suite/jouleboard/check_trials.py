@@ -10,7 +10,8 @@ from itertools import pairwise
 
 from jouleboard import gate_facts
 from jouleboard.problems import Make, Problem
-from jouleboard.records import Report, Trial
+from jouleboard.records import Report
+from jouleboard.windows import Trial
 
 COUNTS = ("requests", "prompt_tokens", "output_tokens", "fed_tokens", "computed_tokens")
 LATE_S = 0.5

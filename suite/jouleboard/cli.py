@@ -1,20 +1,18 @@
 """The command line: one short function a command; what a command needs is imported inside it, so `--help` is instant.
 
 Exit codes: 0 all well; 1 the data are bad or a variant failed; 2 wrong usage or something that the user can mend; 3 stopped
-by `--stop-after` with more to do; 130 interrupted.
+by `--stop-after` with more to do; 130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jouleboard import __version__
+from jouleboard import __version__, cli_bundle, cli_cluster, cli_run, cli_values, interrupts
 from jouleboard.errors import JouleboardError
 
 ABOUT = """\
@@ -59,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="version", version=f"jouleboard {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    _run_parser(commands)
+    cli_run.add(commands)
     check = commands.add_parser("check", help="recompute every figure of reports from their raw records",
                                 description="Check data files and reports: schema, digests, and every aggregate "
                                 "recomputed from the item records. Exit 1 when anything is wrong, with all problems.")
@@ -74,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--out", type=Path, metavar="DIR", default=Path("_site"), help="where to write (default: _site)")
     build.set_defaults(function=_build)
     _submit_parser(commands)
+    cli_cluster.add(commands)
     doctor = commands.add_parser("doctor", help="what can be measured here, and why not more",
                                  description="Say what can be measured on this machine, why not more, and what would "
                                  "change that.")
@@ -87,31 +86,12 @@ def parser() -> argparse.ArgumentParser:
         else:
             _catalogue_parser(commands, kind)
     _wall_parser(commands)
+    cli_bundle.add(commands)
     cache = commands.add_parser("cache", help="list or clear what was fetched",
                                 description="The cache holds fetched files, dense weights and parsed items, by digest.")
     cache.add_argument("action", choices=["list", "clear"], help="list what is there, or delete all of it")
     cache.set_defaults(function=_cache)
     return top
-
-
-def _run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    run = commands.add_parser(
-        "run", help="evaluate a model's variants and measure what they cost",
-        description="Run a plan: fetch the model and the items, build the variants, score every item, measure energy "
-        "trials and probes, write one entry a variant. What is finished is kept: run the same command again to go on.",
-    )
-    run.add_argument("plan", nargs="?", metavar="PLAN", help="a plan's id or a YAML file (default: quick)")
-    run.add_argument("--model", metavar="MODEL",
-                     help="run this model instead of the plan's: a declared id, a folder with safetensors, or OWNER/NAME@COMMIT")
-    run.add_argument("--recipe", nargs="+", metavar="ID", help="run these recipes; the base is always run with them")
-    run.add_argument("--tasks", nargs="+", metavar="ID", help="run these tasks, all items unless --limit is given")
-    run.add_argument("--limit", type=_positive, metavar="N", help="at most N items a task (a stratified sample)")
-    run.add_argument("--hardware", metavar="ID", help="a declared profile (default: the one that fits this machine)")
-    run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<plan>)")
-    run.add_argument("--dry-run", action="store_true", help="print what would be run and what time it needs, and stop")
-    run.add_argument("--stop-after", type=_minutes, metavar="MINUTES",
-                     help="stop in time, between two windows, with exit code 3; the same command goes on from there")
-    run.set_defaults(function=_run)
 
 
 def _submit_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -160,7 +140,7 @@ def _hardware_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
                                    "moves, whether that agrees with its power readings, idle power and limits; beside what the "
                                    "profile declares, with lines to paste into it. A GPU needs a profile first: see detect.")
     calibrate.add_argument("--hardware", metavar="ID", help="a declared profile (default: the one that fits this machine)")
-    calibrate.add_argument("--seconds", metavar="N", type=_positive, help="how long to watch (default: 30)")
+    calibrate.add_argument("--seconds", metavar="N", type=cli_values.positive, help="how long to watch (default: 30)")
     top.set_defaults(function=_hardware, id=None)
 
 
@@ -174,48 +154,9 @@ def _wall_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     wall.add_argument("run", metavar="RUN", type=Path, help="a run's folder, or one entry")
     wall.add_argument("log", metavar="CSV", type=Path, help="the meter's log")
     wall.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the new entries go")
-    wall.add_argument("--offset-s", metavar="SECONDS", type=_finite, default=0.0,
+    wall.add_argument("--offset-s", metavar="SECONDS", type=cli_values.finite, default=0.0,
                       help="add this to the log's times: negative for a meter whose clock is ahead (default: 0)")
     wall.set_defaults(function=_import_power)
-
-
-def _positive(text: str) -> int:
-    # No data set has 10^9 items, and canonical JSON holds no integer of 2^53.
-    value = int(text) if text.isdecimal() and len(text) < 10 else 0  # noqa: PLR2004
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1 to 999999999")
-    return value
-
-
-def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 100_000:  # noqa: PLR2004 - ten weeks
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of minutes above 0")
-    return value
-
-
-def _finite(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    # Ten years: more is no clock that is off.
-    if not abs(value) < 3.2e8:  # noqa: PLR2004 - said above
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number of seconds")
-    return value
-
-
-def _run(args: argparse.Namespace) -> int:
-    from jouleboard import commands  # noqa: PLC0415 - keeps --help instant
-
-    return commands.run(commands.RunOptions(
-        plan=args.plan, model=args.model, recipes=tuple(args.recipe or ()), tasks=tuple(args.tasks or ()),
-        limit=args.limit, hardware=args.hardware, out=args.out, dry_run=args.dry_run,
-        stop_after_min=args.stop_after,
-    ))
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -278,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
     # A polite end (a shutdown, a batch system) is handled like Ctrl-C: what is finished stays usable.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts.listen()
     try:
         if getattr(args, "hardware", None):
             from jouleboard import simulated  # noqa: PLC0415
@@ -288,9 +229,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JouleboardError as error:
         print(f"jouleboard: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\njouleboard: interrupted; what was finished is kept", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        return interrupts.farewell(stop)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

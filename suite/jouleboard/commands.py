@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from jouleboard import catalogue, forecast, hardware, paths, plan, sources, store
+from jouleboard import (
+    bundled,
+    catalogue,
+    forecast,
+    hardware,
+    jobs,
+    outcome,
+    paths,
+    plan,
+    processes,
+    progressfile,
+    runfolder,
+    sources,
+    store,
+)
 from jouleboard.declared import GeneratedSource, Hardware, HubSource, PathSource, Plan, PlanTask
-from jouleboard.errors import HardwareError, OutOfTimeError, PlanError
+from jouleboard.errors import HardwareError, JouleboardError, OutOfTimeError, PlanError, StorageError
+from jouleboard.executors import jobcommand
 from jouleboard.plan import Family
 from jouleboard.progress import Display
-from jouleboard.runfolder import Progressed
+from jouleboard.progressfile import Recorder
+from jouleboard.residency import Choice
+from jouleboard.units import NO_LIMITS, Limits
 
 DEFAULT_PLAN = "quick"
-MORE_TO_DO = 3
-"""Exit code of a piece of a run that was stopped by `--stop-after`."""
+ENDS_THE_RUN = (OutOfTimeError, StorageError, PlanError, HardwareError)
+"""What would end every other family too; anything else is told of, and the next family is run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,64 +55,104 @@ class RunOptions:
     out: Path | None
     dry_run: bool
     stop_after_min: float | None = None
+    manifest_sha256: str | None = None
+    """Digest that the manifest of a bundle must have."""
+    resume: bool = False
+    resident: Choice = "auto"
+    patience_min: float | None = None
+    worker_memory_gb: float | None = None
+    executor: jobs.Executor | None = None
+    parallel: int = 1
+    site: Path | None = None
+    wait: bool = True
+
+    @property
+    def limits(self) -> Limits:
+        """What each worker process may take."""
+        patience_s = NO_LIMITS.patience_s if self.patience_min is None else 60 * self.patience_min
+        memory_bytes = None if self.worker_memory_gb is None else int(1e9 * self.worker_memory_gb)
+        return Limits(patience_s=patience_s, memory_bytes=memory_bytes)
 
 
 def run(options: RunOptions) -> int:
-    """Run a plan; exit code 1 when a variant failed, 3 when the time of this piece is over and there is more to do."""
-    from jouleboard import run as runner  # noqa: PLC0415 - scipy-sized imports only when something runs
-
+    """Run a plan; exit code 1 when a variant or a model failed, 3 when the time of this piece is over and there is more to do."""
+    folder = bundled.named(options.plan, sha256=options.manifest_sha256)
+    if folder is not None:
+        with bundled.stand_in(folder, sha256=options.manifest_sha256) as held:
+            return run(dataclasses.replace(options, plan=held.plan, hardware=options.hardware or held.hardware,
+                                           out=options.out or folder / bundled.RESULTS, manifest_sha256=None))
+    jobcommand.require_together(executor=options.executor, parallel=options.parallel, site=options.site, wait=options.wait,
+                                stop_after_min=options.stop_after_min)
     chosen = adapt(catalogue.plan(options.plan or DEFAULT_PLAN), options)
     here = hardware.look()
     profile, elsewhere = _profile(options, here)
     families = plan.families(chosen, profile)
     out = options.out or default_out(chosen, profile)
-    display = Display()
-    deadline_s = None if options.stop_after_min is None else time.monotonic() + 60 * options.stop_after_min
     print(describe(chosen, families, out, unused=hardware.unused_gpus(profile, here)))
+    if options.resume:
+        runfolder.require_begun(out, families)
     if options.dry_run:
         if elsewhere is not None:
             print(f"note      {elsewhere}")
-        print("\n".join([*forecast.lines(families), *needs(families)]))
+        print("\n".join([*forecast.lines(families, options.resident), *needs(families)]))
         return 0
-    results: list[Progressed] = []
+    if options.executor is not None:
+        return jobcommand.run(jobcommand.Jobs(
+            executor=options.executor, plan=chosen, families=families, out=out, site=options.site, parallel=options.parallel,
+            wait=options.wait, resident=options.resident, limits=options.limits))
+    return _in_this_process(options, families, out)
+
+
+def _in_this_process(options: RunOptions, families: Sequence[Family], out: Path) -> int:
+    from jouleboard import run as runner  # noqa: PLC0415 - scipy-sized imports only when something runs
+
+    display = Display()
+    deadline_s = None if options.stop_after_min is None else time.monotonic() + 60 * options.stop_after_min
+    results: list[outcome.Result] = []
+    refused: dict[str, JouleboardError] = {}
+    note = progressfile.run_note(families)
     try:
         for family in families:
-            results += runner.run_family(family, out, display, deadline_s=deadline_s)
+            name = family.model.id
+            try:
+                with display.recording(Recorder(out, note, name, job=processes.own_job())):
+                    states = runner.run_family(family, out, display, deadline_s=deadline_s, resident=options.resident,
+                                               limits=options.limits)
+            except ENDS_THE_RUN:
+                raise
+            except JouleboardError as error:
+                if len(families) == 1:
+                    raise
+                refused[name] = error
+                display.say(f"{name} is not run to its end, the other models are: {error}")
+                results += outcome.stored(name, [recipe.id for recipe in family.recipes], out)
+                continue
+            results += outcome.results(name, states)
     except OutOfTimeError as error:
+        _say_unfinished(refused)
         print(f"stopped after this piece: {error}")
-        return MORE_TO_DO
+        return outcome.Exit.MORE_TO_DO
     finally:
         if display.phases:
             print(display.times(), file=sys.stderr)
-    failed = [state for state in results if state.failure is not None]
-    for state in failed:
-        print(f"failed: {state.recipe.id}: {state.failure.reason if state.failure else ''}")
-    complete = [state for state in results if state.complete]
-    print(f"{len(complete)} of {len(results)} variants are complete in {out}")
-    sound = _say_voids(out)
-    print(f"next: jouleboard check {out} && jouleboard build --reports {out} --out _site")
-    return 0 if len(complete) == len(results) and sound else 1
+    _say_unfinished(refused)
+    ended = outcome.lines(results, out)
+    print("\n".join(ended.lines))
+    if len(refused) == len(families):
+        return outcome.Exit.MENDABLE
+    return outcome.Exit.FAILED if refused else ended.exit_code
 
 
-def _say_voids(out: Path) -> bool:
-    """Say which entries hold void trials; False where a cell of one has no other."""
-    sound = True
-    for path in store.find_reports(out):
-        report = store.read_report(path)
-        void = [trial for trial in report.trials if trial.void is not None]
-        cells = {(trial.workload, trial.batch) for trial in report.trials}
-        valid = {(trial.workload, trial.batch) for trial in report.trials if trial.void is None}
-        sound = sound and cells == valid
-        if void:
-            reasons = Counter((trial.void or "").split(":")[0] for trial in void)
-            words = ", ".join(f"{code} {count}x" for code, count in sorted(reasons.items()))
-            print(f"{report.model} {report.recipe}: {len(void)} of {len(report.trials)} trials are void ({words}); they are kept "
-                  "and not counted")
-    return sound
+def _say_unfinished(refused: Mapping[str, JouleboardError]) -> None:
+    for model, error in refused.items():
+        print("\n".join(outcome.unfinished(model, error)))
 
 
 def _profile(options: RunOptions, here: hardware.Machine) -> tuple[Hardware, str | None]:
     """Return the profile to run on and, for a dry run on a device that is not here, why it could not be run."""
+    if options.executor == "slurm" and (named := options.hardware or jobcommand.site(options.site).hardware) is not None:
+        # Each job looks at its own node; the one that hands it in need not be like it.
+        return catalogue.hardware(named), None
     try:
         return hardware.resolve(options.hardware, here), None
     except HardwareError as error:
@@ -171,6 +228,9 @@ def _cells(chosen: Plan) -> str:
 
 def needs(families: Sequence[Family]) -> list[str]:
     """Say of each model and task where it comes from, and whether it is on this machine already."""
+    bundle = paths.bundle_folder()
+    if bundle is not None:
+        return ["needs", f"  nothing from outside: weights and items are in the bundle {bundle}"]
     lines = []
     for label, source in [
         *((f"model {family.model.id}", family.model.source) for family in families),

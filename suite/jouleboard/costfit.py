@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from jouleboard.declared import Noun
-from jouleboard.records import Probe, Window
+from jouleboard.windows import Probe, Window
 
 Cost = Literal["cpu_s", "joules"]
 Name = Literal["a0", "a1", "a2", "d0", "d1", "d2"]

@@ -18,7 +18,7 @@ import numpy as np
 
 from jouleboard.costfit import LEAST, Fit, Floats, Kind, Residual, Span, Term, fit, matrix, spent
 from jouleboard.declared import Noun
-from jouleboard.records import Trial
+from jouleboard.windows import Trial
 
 __all__ = ["Crossover", "Fit", "Line", "Prediction", "Span", "Validation", "beyond", "crossover", "fit", "line", "predict",
            "probed_batches", "request_tokens", "validate"]

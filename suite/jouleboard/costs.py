@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from scipy import stats
 
-from jouleboard.records import Probe, Trial
 from jouleboard.rows import REPLAY, Estimate, Latency
+from jouleboard.windows import Probe, Trial
 
 LEVEL = 0.95
 LEAST_REPEATS = 3

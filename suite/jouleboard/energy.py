@@ -2,6 +2,9 @@
 
 A session of trials is begun once and written after every window (`sessionfile`), so an interrupted one goes on where it
 stopped; only the window that was open is measured again. Windows are only compared with windows of the same session.
+
+A session has turns. Where memory holds all variants there is one turn with all of them; else one for each variant, in which
+it is in memory beside the base: built, measured and probed from its first trial to its last, and ended.
 """
 
 from __future__ import annotations
@@ -12,15 +15,18 @@ from typing import Literal
 
 import msgspec
 
-from jouleboard import plan, probing, protocol, sessionfile, store, trials
+from jouleboard import building, gathering, plan, probing, protocol, quality, sessionfile, store, trials
+from jouleboard.building import device
 from jouleboard.errors import MeterError, UnitError
 from jouleboard.meters import kernel
 from jouleboard.meters.interface import OpenWindow
 from jouleboard.recipes import Recipe
-from jouleboard.records import Canary, Idle, ReplayRow
+from jouleboard.records import ReplayRow
+from jouleboard.runfolder import Progressed
 from jouleboard.session import Session, utc_now
 from jouleboard.sessionfile import SessionState
 from jouleboard.units import Worker
+from jouleboard.windows import Canary, Idle
 
 When = Literal["before", "after"]
 REST_S = 2.0
@@ -35,72 +41,155 @@ def measure(session: Session) -> bool:
     Returns:
         Whether there is a session to complete: False where the base failed.
     """
-    if session.family.base.id not in [recipe.id for recipe in session.alive]:
+    base = session.family.base
+    if session.residency == "pair" and base in session.alive and base.id not in session.workers:
+        with session.display.phase("build", f"{base.id}, to be measured beside each variant in turn"):
+            building.build_all(session, [base])
+        quality.again(session, [base])
+    if base not in session.alive:
         session.display.say("energy: left out, since the base failed and no variant can be compared with it; see its log, "
                             "mend the cause, and run the same command again")
         return False
+    building.start_canary(session)
     rows = _replay_batches(session)
+    try:
+        return _measure(session, rows)
+    except gathering.OtherWeightsError as error:
+        session.display.say(f"  what was measured before is measured again, since {error}")
+        _anew(session)
+        return _measure(session, rows)
+
+
+def _measure(session: Session, rows: list[list[ReplayRow]]) -> bool:
     _begin(session, store.digest(rows))
     order = session.begun.order
     tokens = sum(len(row.tokens) for batch in rows for row in batch)
     cells = ", ".join(dict.fromkeys(trials.cell_name(slot) for slot in order))
-    with session.display.phase("energy", f"{len(order)} trials ({cells}; replay is {tokens} tokens), base first and last"):
-        for recipe in session.alive:
-            session.guard(recipe.id, "energy", _forget_peak)
-        idle(session, "before", context=True)
-        _canary(session, "before")
-        if not trials.run(session, rows):
+    session.display.say(f"{len(order)} trials ({cells}; replay is {tokens} tokens), base first and last"
+                        + ("" if session.residency == "all" else ", each variant in a turn of its own beside the base"))
+    for turn in gathering.of(session):
+        if gathering.gather(session, turn) and not _turn(session, turn, rows):
             session.display.say("energy: ended, since the base failed and no variant can be compared with it")
             return False
-        for recipe in session.alive:
-            session.require_time(trials.SAMPLE_EVERY_S, "the live eval")
-            session.guard(recipe.id, "energy", partial(trials.live, session, recipe))
-    with session.display.phase("probes", "prefill and decode"):
-        for recipe in session.alive:
-            session.guard(recipe.id, "probes", partial(probing.run, session, recipe))
-        _canary(session, "after")
-        idle(session, "after", context=True)
+    _canary(session, "after")
+    idle(session, "after", context=True)
     return True
 
 
+def _turn(session: Session, turn: gathering.Turn, rows: list[list[ReplayRow]]) -> bool:
+    """Measure all that is open of a turn.
+
+    Returns:
+        False where the base failed.
+    """
+    names = ", ".join(recipe.id for recipe in turn.recipes)
+    with session.display.phase("energy", names):
+        for recipe in turn.recipes:
+            if recipe.id not in session.warmed:
+                session.guard(recipe.id, "energy", _forget_peak)
+        idle(session, "before", context=True)
+        _canary(session, "before")
+        if not trials.run(session, rows, turn.places):
+            return False
+        for recipe in turn.recipes:
+            session.require_time(trials.SAMPLE_EVERY_S, "the live eval")
+            session.guard(recipe.id, "energy", partial(trials.live, session, recipe))
+    with session.display.phase("probes", "prefill and decode"):
+        for recipe in turn.recipes:
+            session.guard(recipe.id, "probes", partial(probing.run, session, recipe))
+    if not turn.last:
+        for recipe in turn.recipes[1:]:
+            session.release(recipe.id)
+    return session.family.base in session.alive
+
+
+def _anew(session: Session) -> None:
+    """Put the session away and keep what does not depend on the variants: the machine without them."""
+    session.idle = [one for one in session.begun.idle if (one.when, one.context) == ("before", False)]
+    session.record = None
+    session.folder.session.remove()
+    for name in [name for name in session.workers if name != session.family.base.id]:
+        session.release(name)
+
+
 def finish(session: Session) -> None:
-    """Measure the machine without the variants, and complete their entries."""
+    """Measure the machine without the variants, and complete their entries.
+
+    Ended anywhere in between, the session is still on disk and the entries that lack are not of the base's session: the next
+    run completes them without measuring anything again.
+    """
     session.end_workers()
     idle(session, "after", context=False)
-    for recipe in session.alive:
-        if recipe.id not in session.begun.configurations:
-            session.display.say(f"  {recipe.id} came too late for this session of trials: run again to measure all variants anew")
-            continue
-        session.state[recipe.id].complete = True
-        session.folder.write(session.state[recipe.id], session.begun)
+    base = session.family.base
+    # The base last: until then what was complete before still stands beside its own base.
+    for recipe in [*(one for one in session.family.recipes if one != base), base]:
+        if recipe in session.alive and not sessionfile.misses(session.begun, recipe.id):
+            session.state[recipe.id].complete = True
+            session.folder.write(session.state[recipe.id], session.begun)
+        else:
+            _leave_out(session, recipe)
     session.folder.session.remove()
+
+
+def _leave_out(session: Session, recipe: Recipe) -> None:
+    """Say why a variant is not completed, and that what it has of before has no base any more."""
+    state = session.state[recipe.id]
+    if recipe in session.alive:
+        why = "failed in" if recipe.id in session.begun.failed else "came too late for"
+        session.display.say(f"  {recipe.id} {why} this session of trials: run again to measure all variants anew")
+    if state.earlier is not None and state.earlier.session != session.begun.name:
+        state.complete = False
+        session.display.say(f"  {recipe.id}: its earlier entry is of another session than the base's is now: they cannot be compared")
 
 
 def _begin(session: Session, replay_sha256: str) -> None:
     """Go on with the session that is on disk, or begin a new one."""
-    configurations = {recipe.id: _identity(session, recipe) for recipe in session.alive}
+    # In pairs a variant that is not built yet shows in its own turn whether it is the same.
+    built = {recipe.id: gathering.identity(session, recipe) for recipe in session.alive if session.state[recipe.id].built is not None}
     there, now = session.folder.session.read(), utc_now()
     if there is not None:
-        reason = sessionfile.why_not(there, configurations=configurations, replay_sha256=replay_sha256)
+        reason = sessionfile.why_not(there, configurations=built, replay_sha256=replay_sha256) or _in_vain(session, there)
         if reason is None:
             session.keep(msgspec.structs.replace(there, pieces=there.pieces + 1))
+            _leave_failed(session)
             done = sum(len(held.trials) for held in there.held.values())
             session.display.say(f"  goes on with the session of {there.began_utc}: {done} of {len(there.order)} trials are there")
             return
         session.display.say(f"  what was measured before is measured again, since {reason}")
+        # The machine without the variants is the same; now that they are there it cannot be measured.
+        session.idle = session.idle or [one for one in there.idle if (one.when, one.context) == ("before", False)]
     energy = session.family.plan.energy
-    order = plan.session_order(energy.cells, list(configurations), energy.trials, session.family.plan.seed)
+    ordered = plan.session_order if session.residency == "all" else plan.pair_order
+    order = ordered(energy.cells, [recipe.id for recipe in session.alive], energy.trials, session.family.plan.seed)
     session.keep(SessionState(
         name=store.digest([now.isoformat(), session.family.model.id, msgspec.to_builtins(order)]),
-        began_utc=now.isoformat(), boot=kernel.boot_digest(), device=device(session), configurations=configurations,
+        began_utc=now.isoformat(), boot=kernel.boot_digest(), device=device(session), residency=session.residency,
+        configurations={recipe.id: gathering.identity(session, recipe) for recipe in session.alive},
         replay_sha256=replay_sha256, order=order, idle=tuple(session.idle), held={},
     ))
 
 
-def device(session: Session) -> str | None:
-    """Return the digest that the metered device gives of itself; None where there is none."""
-    state = session.meter.state()
-    return None if state is None else state.device
+def _in_vain(session: Session, there: SessionState) -> str | None:
+    """Say that a session was finished with and only not put away; None where it still has something to complete."""
+    if all(_has_all_of(session.state[recipe.id], there) for recipe in session.alive) and not all(
+            session.state[recipe.id].complete for recipe in session.alive):
+        return "its entries are complete, and of the others none was part of it to its end"
+    return None
+
+
+def _has_all_of(state: Progressed, there: SessionState) -> bool:
+    """Whether a session can do no more for a variant: its entry is complete, or it never will be."""
+    own = state.complete and state.earlier is not None and state.earlier.session == there.name
+    return own or sessionfile.misses(there, state.recipe.id)
+
+
+def _leave_failed(session: Session) -> None:
+    """Keep variants out of a session that goes on without them: those that failed in it, and those that have failed since."""
+    alive, record = {recipe.id for recipe in session.alive}, session.begun
+    failed = tuple(dict.fromkeys([*record.failed, *(name for name in record.configurations if name not in alive)]))
+    session.keep(msgspec.structs.replace(record, failed=failed))
+    for name in failed:
+        session.release(name)
 
 
 def forget_stale(session: Session) -> None:
@@ -110,13 +199,6 @@ def forget_stale(session: Session) -> None:
     if reason is not None:
         session.display.say(f"  what was measured before is measured again, since {reason}")
         session.folder.session.remove()
-
-
-def _identity(session: Session, recipe: Recipe) -> str:
-    """Return the digest of what a variant is: built anew for each piece, it must come out as the same weights."""
-    built = session.state[recipe.id].built
-    weights = None if built is None else built.realised.weights_sha256
-    return store.digest([plan.configuration_sha256(session.family, recipe), weights])
 
 
 def _forget_peak(worker: Worker) -> None:
@@ -130,7 +212,7 @@ def idle(session: Session, when: When, *, context: bool) -> None:
     Args:
         session: the run; before its trials have begun the window is kept in it, afterwards in the session on disk.
         when: before or after the trials.
-        context: whether the variants are resident on the device.
+        context: whether variants are resident on the device: all of them, or the base and one.
     """
     seconds = session.family.plan.energy.idle_s
     held = session.idle if session.record is None else session.record.idle

@@ -17,9 +17,10 @@ from jouleboard.costs import headline_cost, latency
 from jouleboard.declared import Workload
 from jouleboard.gates import RULES
 from jouleboard.meters.powercap import total_j
-from jouleboard.records import Canary, Gate, Probe, Report, Trial
+from jouleboard.records import Report
 from jouleboard.rows import REPLAY, Board, Latency, Row
 from jouleboard.views import cell_title
+from jouleboard.windows import Canary, Gate, Probe, Trial
 
 DEVICES = frozenset({"gpu", "soc"})
 """Boundaries that leave the host out; every other one holds it."""

@@ -5,6 +5,11 @@ The command line catches `JouleboardError` and nothing else, prints it and exits
 
 from __future__ import annotations
 
+from typing import Literal
+
+FailureCode = Literal["out-of-memory", "crash", "time-out", "non-finite", "unsupported", "data", "error"]
+"""Kinds of failure that are results: a variant that fails so becomes a failed entry, and the rest of the run goes on."""
+
 
 class JouleboardError(Exception):
     """A problem that the user can mend.
@@ -15,6 +20,9 @@ class JouleboardError(Exception):
         field: the field inside the file, written as in the file (`source.sha256`).
         remedy: what to do about it, in one sentence.
     """
+
+    kind: FailureCode = "error"
+    """What kind of failure a variant has that fails so."""
 
     def __init__(
         self, problem: str, *, file: object = None, field: str | None = None, remedy: str | None = None
@@ -36,9 +44,13 @@ class JouleboardError(Exception):
 class DataFileError(JouleboardError):
     """A YAML or JSON file of ours, or of a user, is not what it should be."""
 
+    kind = "data"
+
 
 class SourceError(JouleboardError):
     """Weights or data could not be had from their one declared source, or are not the declared ones."""
+
+    kind = "data"
 
 
 class PlanError(JouleboardError):
@@ -56,13 +68,42 @@ class MeterError(JouleboardError):
 class RecipeError(JouleboardError):
     """A compression step cannot run here, or did not do what it claims."""
 
+    kind = "unsupported"
+
 
 class UnitError(JouleboardError):
-    """A worker process died, or answered with an error."""
+    """A worker process died, or answered with an error.
+
+    Args:
+        problem: what is wrong, in one sentence.
+        file: the file concerned, if there is one.
+        field: the unit concerned.
+        remedy: what to do about it, in one sentence.
+        kind: what kind of failure it is.
+    """
+
+    def __init__(
+        self, problem: str, *, file: object = None, field: str | None = None, remedy: str | None = None,
+        kind: FailureCode = "error",
+    ) -> None:
+        """Keep the parts."""
+        super().__init__(problem, file=file, field=field, remedy=remedy)
+        self.kind = kind
 
 
 class TooLargeError(UnitError):
     """What was asked for does not fit into memory; nothing was computed and the worker is as before."""
+
+    def __init__(
+        self, problem: str, *, file: object = None, field: str | None = None, remedy: str | None = None,
+        kind: FailureCode = "out-of-memory",
+    ) -> None:
+        """Keep the parts."""
+        super().__init__(problem, file=file, field=field, remedy=remedy, kind=kind)
+
+
+class StorageError(JouleboardError):
+    """A folder cannot be written: it is full, read-only, or gone. It ends the run, and no variant has failed by it."""
 
 
 class OutOfTimeError(JouleboardError):

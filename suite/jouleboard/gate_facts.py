@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jouleboard.declared import Band, Hardware, Method
-from jouleboard.records import Canary, Report, Trial, Window
+from jouleboard.records import Report
 from jouleboard.traces import Sample
+from jouleboard.windows import Canary, Trial, Window
 
 MOST_SAMPLED, MOST_S = 1e12, 1e9
 COUNTERS = frozenset({"gpu_counter", "simulated"})

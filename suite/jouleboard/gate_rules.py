@@ -11,7 +11,7 @@ import re
 from typing import Literal
 
 from jouleboard.declared import Noun
-from jouleboard.records import Gate
+from jouleboard.windows import Gate
 
 Status = Literal["pass", "fail", "unverified", "not-applicable"]
 Consequence = Literal["void", "unranked", "no-verdict", "provisional", "none"]

@@ -28,8 +28,9 @@ from jouleboard.gate_rules import (
     gate,
     passed,
 )
-from jouleboard.records import Canary, Gate, Realised, Report, Trial
+from jouleboard.records import Realised, Report
 from jouleboard.traces import Sample
+from jouleboard.windows import Canary, Gate, Trial
 
 SESSION, CANARY, VARIANT = "session", "canary", "variant"
 FLOAT_BITS = 16

@@ -24,8 +24,8 @@ from jouleboard.gate_rules import (
     gate,
     passed,
 )
-from jouleboard.records import Gate, Trial
 from jouleboard.traces import Sample
+from jouleboard.windows import Gate, Trial
 
 Point = tuple[float, float]
 """A time in seconds, and the joules (or CPU-seconds) spent until then."""

@@ -5,6 +5,7 @@ Example: a 60 s window of a counter that gave 24,000 J, beside an integral of 22
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -30,8 +31,8 @@ from jouleboard.gate_rules import (
     passed,
 )
 from jouleboard.gate_steady import steady
-from jouleboard.records import Gate, Trial, Window
 from jouleboard.traces import Sample
+from jouleboard.windows import Gate, Trial, Window
 
 COUNTER_SLACK_J = 2e-6
 """Rounding of a trace."""
@@ -170,6 +171,13 @@ def _bounds(window: Window, _rows: Sequence[Sample], known: Facts) -> Gate:
                    limit=limit)
     if low_w is not None and below(watts, low_w):
         return make("fail", "below-idle")
+    boards = window.energy.domains_j if len(window.energy.domains_j) > 1 else {}
+    for name, joules in sorted(boards.items()):
+        # Of several boards one that reads too much must not hide behind one that reads too little.
+        board_w, most_w = joules / window.duration_s, LIMIT_SHARE * (known.board_limit_w or math.inf)
+        if above(board_w, most_w):
+            return gate("bounds", window.name, "fail", "above-limit", f"{name} alone took {board_w:.6g} W on average, a board "
+                        f"can take {most_w:.6g} W", value=board_w, limit=limit)
     return make("fail", "above-limit") if high_w is not None and above(watts, high_w) else make("pass", "pass")
 
 

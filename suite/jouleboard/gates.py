@@ -18,8 +18,9 @@ from jouleboard.gate_facts import Facts, as_stored, facts
 from jouleboard.gate_rules import RULES, Consequence, Rule, cell_name, code_of
 from jouleboard.gate_session import of_session
 from jouleboard.gate_trials import of_trial, of_window
-from jouleboard.records import Gate, Report, Window
+from jouleboard.records import Report
 from jouleboard.traces import Sample
+from jouleboard.windows import Gate, Window
 
 __all__ = ["RULES", "Consequence", "Rule", "apply", "cell_name", "derived", "evaluate", "failures", "provisional"]
 

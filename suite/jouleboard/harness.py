@@ -21,6 +21,7 @@ from lm_eval.tasks import TaskManager
 
 from jouleboard import paths, scores, store
 from jouleboard.declared import Metric, Task
+from jouleboard.engines.parallel import Keeps
 from jouleboard.engines.reference import ReferenceLM
 from jouleboard.errors import DataFileError, UnitError
 from jouleboard.records import Chance, Item, ReplayRow
@@ -49,6 +50,8 @@ class Outcome:
     output_tokens: int
     fed_tokens: int
     computed_tokens: int
+    resumed_batches: int
+    """Batches that were computed before a stop and taken from the journal."""
 
 
 def load(task: Task, documents: Path) -> Loaded:
@@ -141,19 +144,21 @@ def sample(documents: int, golds: Sequence[int] | None, limit: int | None, seed:
     )
 
 
-def evaluate(lm: ReferenceLM, loaded: Loaded, indices: list[int] | None) -> Outcome:
+def evaluate(lm: ReferenceLM, loaded: Loaded, indices: list[int] | None, journal: Keeps | None = None) -> Outcome:
     """Score a task's items through `lm_eval.evaluate` and turn its samples into records.
 
     Args:
         lm: the engine.
         loaded: the task.
         indices: which documents; None for all.
+        journal: gives the batches that an earlier try computed, and keeps those of this one; None: nothing is kept.
 
     Raises:
-        UnitError: our own aggregate disagrees with lm-eval's.
+        UnitError: our own aggregate disagrees with lm-eval's, or a log-likelihood is not finite.
+        StorageError: the journal cannot be written.
     """
     name = loaded.task.lm_eval.task
-    tally = lm.start_tally()
+    tally = lm.start_tally(journal)
     with torch.inference_mode():
         result = lm_eval.evaluate(
             lm, task_dict={"tasks": {name: loaded.lm_eval_task}, "groups": {}, "group_map": {}},
@@ -176,6 +181,7 @@ def evaluate(lm: ReferenceLM, loaded: Loaded, indices: list[int] | None) -> Outc
         output_tokens=sum(item.output_tokens for item in items),
         fed_tokens=sum(len(row.tokens) for batch in tally.batches for row in batch),
         computed_tokens=tally.computed_tokens,
+        resumed_batches=tally.resumed_batches,
     )
 
 

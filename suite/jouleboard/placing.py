@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from jouleboard import store
 from jouleboard.costmodel import request_tokens
 from jouleboard.declared import Cell
-from jouleboard.records import Report, Trial
+from jouleboard.records import Report
 from jouleboard.rows import REPLAY
+from jouleboard.windows import Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,15 +87,25 @@ def _workloads(plan: Plan) -> dict[str, Workload]:
     return {name: catalogue.workload(name) for name in sorted(names)}
 
 
-def torch_device(hardware: Hardware) -> str:
-    """Return torch's name for the profile's device.
+def ranks(hardware: Hardware) -> int:
+    """Return how many processes compute a variant together: one for each device of the profile.
 
     Raises:
-        HardwareError: the profile has several devices, and a model runs on one here.
+        HardwareError: the profile has several devices of a kind that a variant is not split over.
     """
-    if hardware.count > 1:
-        raise HardwareError(f"declares {hardware.count} devices, a variant runs on one", file=f"hardware/{hardware.id}.yaml",
-                            field="count", remedy="declare a profile of one device")
+    if hardware.count > 1 and hardware.sensor != "nvml":
+        raise HardwareError(f"declares {hardware.count} devices; only over NVIDIA GPUs a variant is split",
+                            file=f"hardware/{hardware.id}.yaml", field="count", remedy="declare a profile of one device")
+    return hardware.count
+
+
+def torch_device(hardware: Hardware) -> str:
+    """Return torch's name for the profile's device; of several, for the first.
+
+    Raises:
+        HardwareError: the profile has several devices of a kind that a variant is not split over.
+    """
+    ranks(hardware)
     if hardware.method == "simulated":
         # Its power is simulated; what computes is the processor.
         return "cpu"
@@ -112,6 +122,16 @@ def limited(plan: Plan, limit: int | None) -> Plan:
 
 def configuration(family: Family, recipe: Recipe) -> dict[str, Any]:
     """Return everything that decides what is computed for one variant, as plain JSON values."""
+    return {**_shared(family), "recipe": msgspec.to_builtins(recipe)}
+
+
+def configurations(family: Family) -> dict[str, dict[str, Any]]:
+    """Return the configuration of each variant of a family by its recipe's id; what they share is looked up once."""
+    shared = _shared(family)
+    return {recipe.id: {**shared, "recipe": msgspec.to_builtins(recipe)} for recipe in family.recipes}
+
+
+def _shared(family: Family) -> dict[str, Any]:
     plan = family.plan
     return {
         "format_version": FORMAT_VERSION,
@@ -126,7 +146,6 @@ def configuration(family: Family, recipe: Recipe) -> dict[str, Any]:
         "base": plan.base,
         "recipes": [one.id for one in family.recipes],
         "model": msgspec.to_builtins(family.model),
-        "recipe": msgspec.to_builtins(recipe),
         "tasks": [[msgspec.to_builtins(row.task), row.limit] for row in family.tasks],
         "hardware": msgspec.to_builtins(family.hardware),
         "packages": versions(),
@@ -178,6 +197,8 @@ class Slot(Noun, frozen=True, kw_only=True):
 
     recipe: Id
     cell: Cell
+    group: int = 0
+    """Trials of one group have the same variants in memory; all are one group where memory holds all."""
 
 
 def session_order(cells: Sequence[Cell], recipe_ids: Sequence[str], trials: int, seed: int) -> tuple[Slot, ...]:
@@ -191,6 +212,24 @@ def session_order(cells: Sequence[Cell], recipe_ids: Sequence[str], trials: int,
     """
     return tuple(Slot(recipe=name, cell=cell) for number, cell in enumerate(cells)
                  for name in trial_order(recipe_ids, trials, seed + number))
+
+
+def pair_order(cells: Sequence[Cell], recipe_ids: Sequence[str], trials: int, seed: int) -> tuple[Slot, ...]:
+    """Return the trials of a session in which the base and one variant at a time are in memory.
+
+    Each variant has a group of its own, with the base first and last in each cell and as many trials of the base as of the
+    variant (two at least), so that what changes from group to group meets both. A base without variants is a group too.
+
+    Args:
+        cells: what is computed.
+        recipe_ids: the base first.
+        trials: how many each variant gets of each cell, and the base in each group.
+        seed: of the shuffles.
+    """
+    base, *others = recipe_ids
+    groups = [[base, other] for other in others] or [[base]]
+    return tuple(msgspec.structs.replace(slot, group=number) for number, group in enumerate(groups)
+                 for slot in session_order(cells, group, trials, seed + number * len(cells)))
 
 
 class WantedProbe(Noun, frozen=True, kw_only=True):

@@ -7,14 +7,14 @@ from functools import partial
 
 import msgspec
 
-from jouleboard import protocol
+from jouleboard import protocol, silence
 from jouleboard.errors import TooLargeError
 from jouleboard.plan import WantedProbe, wanted_probes
 from jouleboard.recipes import Recipe
-from jouleboard.records import Probe, SkippedProbe
 from jouleboard.session import Session
 from jouleboard.trials import settle
 from jouleboard.units import Worker
+from jouleboard.windows import Probe, SkippedProbe
 
 GUESS_S = 15.0
 """What a probe is thought to take besides its window, before one has been seen."""
@@ -49,7 +49,9 @@ def _probe(session: Session, worker: Worker, recipe: Recipe, number: int, probe:
                              output_tokens=probe.output_tokens, warmup_s=energy.warmup_s, window_s=energy.probe_window_s)
     name = f"probe-{number}"
     measured = worker.measure(request, protocol.Probed, meter=session.meter, name=name,
-                              before=partial(settle, session, energy))
+                              before=partial(settle, session, energy), quiet_s=silence.loop_s(
+                                  session, recipe.id, steps=probe.output_tokens,
+                                  computed_tokens=probe.batch * (probe.prompt_tokens + probe.output_tokens)))
     session.folder.session.write_trace(recipe.id, name, measured.samples)
     reply = measured.reply
     return Probe(

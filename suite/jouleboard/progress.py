@@ -13,6 +13,10 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from jouleboard import progressfile
+from jouleboard.errors import JouleboardError, OutOfTimeError
+from jouleboard.progressfile import Recorder
+
 LINE_EVERY_S = 15.0
 
 
@@ -44,6 +48,7 @@ class Display:
     _bars: dict[str, Bar] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _live: Progress | None = None
+    _recorder: Recorder | None = None
 
     def __post_init__(self) -> None:
         """Choose bars or lines once."""
@@ -54,9 +59,33 @@ class Display:
                 transient=True,
             )
 
+    @contextmanager
+    def recording(self, recorder: Recorder) -> Iterator[None]:
+        """Leave what is shown of one family in its `progress.json` too, and how it ended."""
+        self._recorder = recorder
+        try:
+            yield
+            recorder.end("finished")
+        except OutOfTimeError as error:
+            recorder.end("out-of-time", str(error))
+            raise
+        except JouleboardError as error:
+            recorder.end("refused", str(error))
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            recorder.end("interrupted")
+            raise
+        except BaseException as error:
+            recorder.end("error", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self._recorder = None
+
     def say(self, message: str) -> None:
         """Print one line."""
         with self._lock:
+            if self._recorder is not None:
+                self._recorder.line(message)
             if self._live is not None and self._live.live.is_started:
                 self._live.console.print(message, markup=False, highlight=False)
             else:
@@ -66,6 +95,9 @@ class Display:
     def phase(self, name: str, about: str) -> Iterator[None]:
         """Announce a phase, and keep how long it took, also when it fails."""
         self.say(f"{name}: {about}")
+        with self._lock:
+            if self._recorder is not None:
+                self._recorder.phase(name, about)
         started_s = time.perf_counter()
         if self._live is not None:
             self._live.start()
@@ -90,6 +122,8 @@ class Display:
                 bar = self._bars[label] = Bar(label, of, now_s, now_s, task)
             elapsed_s = now_s - bar.started_s
             rate = done / elapsed_s if elapsed_s > 0 else 0.0
+            if self._recorder is not None:
+                self._recorder.bar(progressfile.Bar(label=label, done=done, of=of, unit=unit, per_s=rate or None))
             if self._live is not None and bar.task is not None:
                 self._live.update(bar.task, completed=done, total=of, rate=f"{rate:.1f} {unit}/s")
             elif now_s - bar.said_s >= LINE_EVERY_S and done < of and rate > 0:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from jouleboard.declared import Model, Noun, Task
+from jouleboard.engines.place import RankPlace
+from jouleboard.errors import FailureCode
 from jouleboard.records import Engine, Realised, TaskResult
 
 
@@ -44,6 +46,8 @@ class Build(Noun, tag=True, frozen=True, kw_only=True):
     threads: int
     batch_size: int
     device: str
+    ranks: RankPlace | None = None
+    """None: this worker computes the variant alone."""
 
 
 class Built(Noun, tag=True, frozen=True, kw_only=True):
@@ -54,7 +58,7 @@ class Built(Noun, tag=True, frozen=True, kw_only=True):
     steps: tuple[dict[str, Any], ...]
     torch_cpu_capability: str
     device: str | None = None
-    """Digest of the GPU's UUID as `records.DeviceState.device` has it; None on other devices."""
+    """Digest of the GPU's UUID (of all ranks' GPUs) as `records.DeviceState.device` has it; None on other devices."""
 
 
 class Evaluate(Noun, tag=True, frozen=True, kw_only=True):
@@ -73,12 +77,18 @@ class Evaluate(Noun, tag=True, frozen=True, kw_only=True):
     """File to write the recorded batches to, JSON."""
     quiet: bool = False
     """Send no progress: the window is that of a trial (`live`)."""
+    journal: str | None = None
+    """File that keeps computed batches; None: none are kept, as in a trial."""
+    origin_sha256: str = ""
+    """Digest of what is scored and with what: a journal of anything else is not used."""
 
 
 class Evaluated(Noun, tag=True, frozen=True, kw_only=True):
     """A task's result; its times are filled in by the driver."""
 
     result: TaskResult
+    resumed_batches: int = 0
+    """Batches that an earlier try had computed."""
 
 
 class Replay(Noun, tag=True, frozen=True, kw_only=True):
@@ -199,6 +209,11 @@ class Failed(Noun, tag=True, frozen=True, kw_only=True):
 
     reason: str
     remedy: str | None
+    code: FailureCode = "error"
+    storage: bool = False
+    """A file could not be written: that is no failure of the variant, and ends the run."""
+    file: str | None = None
+    """Which, where that is known."""
 
 
 Request = Convert | Fingerprint | Build | Evaluate | Replay | Serve | Probe | Canary | Memory | Go

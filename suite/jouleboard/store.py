@@ -1,10 +1,13 @@
 """Read, write and digest the files of a report. Every write is atomic and fsynced: a reader sees all of it or none.
 
+A write that fails is a `StorageError` and leaves what was there before, without a temporary file where it can be removed.
+
 An entry is a folder with `report.json`, `items.jsonl.gz` (one `records.Item` a line) and `trace.csv.gz`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -20,14 +23,17 @@ from typing import Any
 import msgspec
 import rfc8785
 
+from jouleboard import ours, storage
 from jouleboard.errors import DataFileError
-from jouleboard.records import FORMAT, FORMAT_VERSION, FileDigest, Item, Report
+from jouleboard.records import FORMAT_VERSION, FileDigest, Item, Report
 from jouleboard.upgrade import UPGRADES
 
 REPORT, ITEMS, TRACE = "report.json", "items.jsonl.gz", "trace.csv.gz"
+TEMPORARY = ".tmp"
+"""How the name of a file ends that is being written; it begins with a dot."""
 MAX_REPORT_BYTES = 4 * 2**20
 MAX_RAW_BYTES = 256 * 2**20
-_AGAIN = "write it again with `jouleboard run`, or take it out of the folder"
+_AGAIN = ours.AGAIN
 
 
 def canonical(value: object) -> bytes:
@@ -61,21 +67,28 @@ def report_digest(report: Report) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, and still there after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only the owner can read; published entries are for everybody.
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-        _sync_folder(path.parent)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write a file so that it is there whole or not at all, and still there after a power cut.
+
+    Raises:
+        StorageError: it cannot be written; what was there before still is.
+    """
+    with storage.writing(path, size_bytes=len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes files that only the owner can read; published entries are for everybody.
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+            _sync_folder(path.parent)
+        except BaseException:
+            # What stopped the write may stop the removal too; the next run sweeps it up.
+            with contextlib.suppress(OSError):
+                Path(name).unlink(missing_ok=True)
+            raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -177,7 +190,7 @@ def read_report(path: Path) -> Report:
         DataFileError: naming the field and what is wrong with it.
     """
     data = _read_small(path)
-    raw = _refuse_foreign(data, path)
+    raw = ours.require(data, path)
     try:
         if raw["format_version"] == FORMAT_VERSION:
             report = msgspec.json.decode(data, type=Report)
@@ -217,62 +230,53 @@ def _read_small(path: Path) -> bytes:
         raise DataFileError(f"cannot be read ({error.strerror})", file=path, remedy=_AGAIN) from None
 
 
-def _refuse_foreign(data: bytes, path: Path) -> dict[str, Any]:
-    """Return the plain JSON values; say plainly when a file is empty, cut short, not JSON, not ours, or of no known version."""
-    if not data.strip():
-        raise DataFileError("the file is empty", file=path, remedy=_AGAIN)
-    try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except RecursionError:
-        raise DataFileError("nested too deeply", file=path, remedy=_AGAIN) from None
-    except ValueError as error:
-        raise DataFileError(f"not valid JSON: {error}", file=path, remedy=_AGAIN) from None
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise DataFileError(
-            "not a Jouleboard report", file=path, field="format", remedy=f'reports begin with "format": "{FORMAT}"'
-        )
-    version = value.get("format_version")
-    # True == 1 and 1.0 == 1 in Python, and neither is a version.
-    if type(version) is not int or (version != FORMAT_VERSION and version not in UPGRADES):
-        newer = type(version) is int and version > FORMAT_VERSION
-        raise DataFileError(
-            f"version {version!r}, this Jouleboard reads versions {min(UPGRADES)} to {FORMAT_VERSION}", file=path,
-            field="format_version",
-            remedy="install a newer Jouleboard" if newer else _AGAIN,
-        )
-    return value
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} occurs twice in one object")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
 def replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder in a target's place; a crash in between is mended by `recover_folder`."""
+    """Put a finished folder in a target's place; a crash in between is mended by `recover_folder`.
+
+    Raises:
+        StorageError: it cannot be put there; the former folder is in its place again, or set aside for `recover_folder`.
+    """
     old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    _sync_folder(target.parent)
+    with storage.writing(target):
+        _bring_back(target)
+        # A leftover would stand in the way of the rename.
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        try:
+            new.rename(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                old.rename(target)
+            raise
+        _sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def recover_folder(target: Path) -> None:
-    """Bring back what `replace_folder` had set aside when it was ended between its two renames, and sweep leftovers."""
+    """Bring back what `replace_folder` had set aside when it was ended between its two renames, and sweep leftovers.
+
+    Raises:
+        StorageError: what was set aside cannot be brought back.
+    """
     old, new = target.with_name(f".{target.name}.old"), target.with_name(f".{target.name}.new")
-    if old.is_dir() and not target.exists():
-        old.rename(target)
+    with storage.writing(target):
+        _bring_back(target)
     shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(new, ignore_errors=True)
+
+
+def _bring_back(target: Path) -> None:
+    old = target.with_name(f".{target.name}.old")
+    if old.is_dir() and not target.exists():
+        old.rename(target)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that writers left below a folder when they were killed; nobody may be writing there."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def find_reports(root: Path) -> Iterator[Path]:

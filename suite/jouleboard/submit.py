@@ -63,7 +63,7 @@ def submit(run: Path, reports: Path | None) -> int:
             print(f"warning: {entry.name}: measured with uncommitted changes to the code; commit them and run again, or say "
                   "in the pull request what they are", file=sys.stderr)
     targets = {target(root, entry): entry for entry in found.chosen}
-    new = [place for place, entry in targets.items() if not _there(place, entry)]
+    new = [place for place, entry in targets.items() if not there(place, entry)]
     for place in new:
         publish(targets[place], place)
     for place in targets:
@@ -193,7 +193,7 @@ def target(root: Path, entry: Entry) -> Path:
     return root / report.hardware / report.model / report.recipe / name
 
 
-def _there(place: Path, entry: Entry) -> bool:
+def there(place: Path, entry: Entry) -> bool:
     """Whether the very same entry is published already.
 
     Raises:
@@ -211,7 +211,7 @@ def _there(place: Path, entry: Entry) -> bool:
     return True
 
 
-def publish(entry: Entry, place: Path) -> None:
+def publish(entry: Entry, place: Path, *, field: str = "--reports") -> None:
     """Copy one entry: its three files and nothing else, whole or not at all.
 
     Raises:
@@ -228,7 +228,7 @@ def publish(entry: Entry, place: Path) -> None:
             raise PlanError("changed while it was copied", file=entry.folder, remedy="wait until the run has ended")
         store.replace_folder(new, place)
     except OSError as error:
-        raise PlanError(f"cannot be copied ({error.strerror})", file=error.filename or place, field="--reports",
+        raise PlanError(f"cannot be copied ({error.strerror})", file=error.filename or place, field=field,
                         remedy="make the folder writable, or free some space, and run the same command again") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)

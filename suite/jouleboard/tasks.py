@@ -6,12 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from jouleboard import paths, sources, store
-from jouleboard.declared import GeneratedSource, HubSource, PackageSource, PathSource, Task
+from jouleboard.declared import GeneratedSource, HubSource, Noun, PackageSource, PathSource, Sha256, Task
 from jouleboard.errors import DataFileError, SourceError
 from jouleboard.generators import GENERATORS
 from jouleboard.parsers import PARSERS, Document, Parsed
 from jouleboard.sources import Say, quiet
+
+BUNDLED = "inputs/tasks"
+"""Where a bundle has two files for each task: its documents, and a `BundledNote`."""
+
+
+class BundledNote(Noun, frozen=True, kw_only=True):
+    """What a bundle knows of a task's documents besides the documents."""
+
+    source: dict[str, Any]
+    """Where they came from when the bundle was made, with its digest; no path of that machine."""
+    unparsed: tuple[str, ...]
+    """What did not parse."""
+    data_sha256: Sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +48,8 @@ def prepare(task: Task, *, say: Say = quiet) -> Prepared:
         SourceError: the source cannot be reached or gives other bytes than declared.
         DataFileError: the parsed documents are not the declared ones.
     """
-    parsed = _parse(task, say)
+    bundle = paths.bundle_folder()
+    parsed = _parse(task, say) if bundle is None else _from_bundle(task, bundle)
     file = paths.data_folder("tasks") / f"{task.id}.yaml"
     if not parsed.documents:
         raise DataFileError(f"no document parses ({'; '.join(parsed.unparsed[:3])})", file=file, field="parser",
@@ -49,9 +65,25 @@ def prepare(task: Task, *, say: Say = quiet) -> Prepared:
         if declared is not None and declared != value:
             raise DataFileError(f"declared {declared}, the source gives {value}", file=file, field=field,
                                 remedy="other data are another task: give it a name of its own, or correct the field")
-    path = sources.keep_text("data", task.id, lines)
+    path = sources.keep_text("data", task.id, lines) if bundle is None else bundle / BUNDLED / f"{task.id}.jsonl"
     return Prepared(path=path, documents=len(lines), unparsed=tuple(parsed.unparsed),
                     data_sha256=str(found["data_sha256"]))
+
+
+def _from_bundle(task: Task, bundle: Path) -> Parsed:
+    """Return the documents that a bundle holds of a task; there is no other source while it is run."""
+    file = bundle / BUNDLED / f"{task.id}.jsonl"
+    try:
+        note = msgspec.json.decode(file.with_suffix(".json").read_bytes(), type=BundledNote)
+        text = file.read_bytes()
+        documents = [msgspec.json.decode(line, type=dict[str, Any]) for line in text.splitlines()]
+    except (OSError, msgspec.DecodeError) as error:
+        raise SourceError(f"task {task.id}: its items are not in the bundle ({error})", file=file,
+                          remedy="choose among the tasks of the bundle's plan, or copy the bundle once more") from None
+    if store.digest(documents) != note.data_sha256 or store.joined(map(store.canonical, documents)) != text:
+        raise SourceError(f"task {task.id}: these are not the items that the bundle was made with", file=file,
+                          remedy="copy the bundle once more")
+    return Parsed(documents=documents, unparsed=list(note.unparsed))
 
 
 def _parse(task: Task, say: Say) -> Parsed:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from jouleboard.declared import Noun, Seconds
 from jouleboard.errors import DataFileError
-from jouleboard.records import Name
+from jouleboard.windows import Name
 
 COLUMNS = ("window", "elapsed_s", "cpu_s", "power_w", "counter_j", "temperature_c", "sm_mhz", "memory_mhz", "limit_w",
            "reasons", "foreign")

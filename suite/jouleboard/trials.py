@@ -15,19 +15,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import msgspec
 
-from jouleboard import protocol, store
+from jouleboard import protocol, silence, store
 from jouleboard.declared import EnergyPlan, Hardware
 from jouleboard.errors import MeterError, TooLargeError
 from jouleboard.paths import data_folder
 from jouleboard.plan import CALIBRATION, REPLAY, Slot
 from jouleboard.recipes import Recipe
-from jouleboard.records import ReplayRow, Trial
+from jouleboard.records import ReplayRow
 from jouleboard.session import Session
 from jouleboard.traces import Sample
 from jouleboard.units import Measured, Worker, at_once
+from jouleboard.windows import Trial
 
 SAMPLE_EVERY_S = 0.5
 SETTLE_EVERY_S = 0.5
@@ -71,8 +73,13 @@ class Sampler:
                 return
 
 
-def run(session: Session, batches: Sequence[Sequence[ReplayRow]]) -> bool:
-    """Run the trials of the session that are not done yet; a variant that fails is left out of what follows.
+def run(session: Session, batches: Sequence[Sequence[ReplayRow]], places: Sequence[int]) -> bool:
+    """Run trials of the session that are not done yet; a variant that fails is left out of what follows.
+
+    Args:
+        session: the run.
+        batches: what a loop of `replay` computes.
+        places: of the trials in the session's order.
 
     Returns:
         False where the base failed: then there is nothing to compare with, and the rest is not measured.
@@ -82,7 +89,8 @@ def run(session: Session, batches: Sequence[Sequence[ReplayRow]]) -> bool:
     """
     order = session.begun.order
     done = {trial.order for held in session.begun.held.values() for trial in held.trials}
-    for index, slot in enumerate(order):
+    for index in places:
+        slot = order[index]
         if session.family.base.id not in session.workers:
             return False
         if index not in done and slot.recipe in session.workers and (
@@ -135,7 +143,7 @@ def _trial(
     try:
         measured = worker.measure(
             _request(session, slot, warmup_s), protocol.Worked, meter=session.meter, name=window,
-            before=partial(settle, session, energy), opened=opened,
+            before=partial(settle, session, energy), opened=opened, quiet_s=_quiet_s(session, slot, batches),
         )
     except TooLargeError as error:
         session.display.say(f"  {slot.recipe}: {cell_name(slot)} is left out: {error.problem}")
@@ -153,6 +161,18 @@ def _trial(
         held, trials=(*held.trials, trial), peak_memory_bytes=max(peak, held.peak_memory_bytes or 0)))
     if trial.window.void is not None:
         session.display.say(f"  {slot.recipe}: {window} is void: {trial.window.void}")
+
+
+def _quiet_s(session: Session, slot: Slot, batches: Sequence[Sequence[ReplayRow]]) -> float:
+    """Say how long a whole loop may take: nothing is heard until it is done."""
+    order, seen = session.begun.order, []
+    for trial in session.held(slot.recipe).trials:
+        if order[trial.order].cell == slot.cell:
+            seen += [after - before for before, after in pairwise((0.0, *trial.loop_ends_s))]
+    replayed = slot.cell.workload == REPLAY
+    loop = _replayed(batches) if replayed else _served(session, slot)
+    steps = 0 if replayed else session.family.workloads[slot.cell.workload].output_tokens
+    return silence.loop_s(session, slot.recipe, computed_tokens=loop.computed_tokens, steps=steps, seen_s=seen)
 
 
 def _request(session: Session, slot: Slot, warmup_s: float) -> protocol.Replay | protocol.Serve:
@@ -247,7 +267,7 @@ def live(session: Session, recipe: Recipe, worker: Worker) -> None:
         batches=str(files.batches), quiet=True,
     )
     measured = worker.measure(request, protocol.Evaluated, meter=session.meter, name="live",
-                              before=partial(settle, session, energy))
+                              before=partial(settle, session, energy), quiet_s=silence.live_s(session, recipe.id, energy.live_items))
     result = measured.reply.result
     session.folder.session.write_trace(recipe.id, "live", measured.samples)
     trial = Trial(

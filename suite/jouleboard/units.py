@@ -1,201 +1,144 @@
-"""The driver's side of a worker process: start it in a process group of its own, ask, time, and end it.
+"""The workers of a run: forked by a server that has imported for all of them, each the leader of a group of its own.
 
 The driver stays light: it never imports torch, so what it does beside a measured window costs next to nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
+import secrets
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar, cast
+from typing import TypeAlias
 
-import msgspec
+from jouleboard import forking, lineage, turns
+from jouleboard.children import Child, Pipes, Watch
+from jouleboard.engines import place
+from jouleboard.errors import StorageError, UnitError
+from jouleboard.forking import ForkServer
+from jouleboard.lineage import OomKills
+from jouleboard.ranks import Ranks
+from jouleboard.turns import NO_LIMITS, Limits, Measured, at_once
 
-from jouleboard import protocol, simulated
-from jouleboard.errors import TooLargeError, UnitError
-from jouleboard.meters.cpu import ProcessClock
-from jouleboard.meters.interface import Meter, OpenWindow
-from jouleboard.records import Window
-from jouleboard.traces import Sample
+__all__ = ["NO_LIMITS", "Limits", "Measured", "Worker", "Workforce", "at_once"]
 
-LOG_TAIL_BYTES = 4000
-REPLIES: msgspec.json.Decoder[protocol.Reply] = msgspec.json.Decoder(protocol.Reply)
-R = TypeVar("R")
-OnProgress = Callable[[int, int], None]
+PROGRAM = (sys.executable, "-m", "jouleboard.worker")
+Worker: TypeAlias = turns.Worker | Ranks
+"""What computes a variant: one process, or several that are used like one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured(Generic[R]):
-    """A reply, and the window that was open while its work was done."""
+class Workforce:
+    """Starts the workers of a run, from the main thread. All are ended with `close`."""
 
-    reply: R
-    window: Window | None
-    """None where no meter was given, or the work was refused before it began."""
-    samples: tuple[Sample, ...] = ()
-    """The device's trace of that window."""
+    def __init__(self, *, threads: int, limits: Limits = NO_LIMITS, modules: Sequence[str] | None = forking.MODULES,
+                 program: Sequence[str] = PROGRAM) -> None:
+        """Start nothing yet.
 
-    def there(self) -> Window:
-        """Return the window.
-
-        Raises:
-            UnitError: there is none.
+        Args:
+            threads: threads of each worker's numerical libraries.
+            limits: what each worker may take.
+            modules: what a fork server imports for all; None: each worker has an interpreter of its own.
+            program: what such an interpreter runs.
         """
-        if self.window is None:
-            raise UnitError("a window is missing", field="window", remedy="this is a bug in Jouleboard: please report it")
-        return self.window
+        self._token = secrets.token_hex(8)
+        more = {lineage.TOKEN_VARIABLE: self._token}
+        if limits.memory_bytes is not None:
+            more[forking.MEMORY_VARIABLE] = str(limits.memory_bytes)
+        self._environment = forking.environment(threads, **more)
+        self._limits = limits
+        self._modules = modules if lineage.ON_LINUX else None
+        self._program = tuple(program)
+        self._server: ForkServer | None = None
+        self._kills = OomKills()
+        self._watch = Watch()
+        self._workers: list[turns.Worker] = []
+        self._groups: list[Ranks] = []
+        self._begun = False
 
-
-def no_progress(_done: int, _of: int) -> None:
-    """Show nothing: the default listener."""
-
-
-def at_once() -> None:
-    """Do not wait, tell nobody: the default around a window."""
-
-
-class Worker:
-    """One worker process. Start workers from the main thread: they die with the thread that started them."""
-
-    def __init__(self, name: str, log: Path, *, threads: int) -> None:
-        """Start the process.
+    def start(self, name: str, log: Path, *, ranks: int = 1) -> Worker:
+        """Start a worker.
 
         Args:
             name: for messages.
-            log: file that gets everything that the process prints.
-            threads: threads of its numerical libraries.
-        """
-        self.name = name
-        self.log = log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as sink:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "jouleboard.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=sink, env=_environment(os.environ, threads), start_new_session=True,
-            )
-        self.clock = ProcessClock(self._process.pid)
-
-    def ask(self, request: protocol.Request, expected: type[R], *, progress: OnProgress = no_progress) -> R:
-        """Send a request and wait for its reply, without a measured window."""
-        return self.measure(request, expected, meter=None, progress=progress).reply
-
-    def measure(
-        self, request: protocol.Request, expected: type[R], *, meter: Meter | None, name: str = "window",
-        progress: OnProgress = no_progress, before: Callable[[], None] = at_once, opened: Callable[[], None] = at_once,
-    ) -> Measured[R]:
-        """Send a request; when the worker is ready, open a window, let it go, and close the window at its reply.
-
-        Args:
-            request: what to do.
-            expected: class of the reply.
-            meter: measures the window; None: no window.
-            name: of the window.
-            progress: told how much is done.
-            before: called when the worker is ready and before the window opens.
-            opened: called right after the window was opened.
+            log: file that gets everything that the process prints; of several, those of rank 0.
+            ranks: how many processes compute together, each on a device of its own.
 
         Raises:
-            UnitError: the worker died, or answered that it failed.
-            TooLargeError: the work does not fit into memory.
+            StorageError: the log cannot be written.
+            UnitError: the system gives no process.
         """
-        # A simulated GPU draws power while a worker computes; elsewhere nothing happens here.
-        with simulated.load().busy():
-            return self._measure(request, expected, meter, name, progress, before, opened)
+        if ranks == 1:
+            return self._one(name, log)
+        group = Ranks(name, [self._one(name, one) for one in place.logs(log, ranks)], place.rendezvous(log.parent))
+        self._groups.append(group)
+        return group
 
-    def _measure(
-        self, request: protocol.Request, expected: type[R], meter: Meter | None, name: str, progress: OnProgress,
-        before: Callable[[], None], opened: Callable[[], None],
-    ) -> Measured[R]:
-        self._send(request)
-        if isinstance(reply := self._answer(progress), expected):
-            return Measured(reply=reply, window=None)
-        if not isinstance(reply, protocol.Ready):
-            raise self._refused(reply, expected)
-        before()
-        window = None if meter is None else OpenWindow(meter, self.clock, name)
+    def _one(self, name: str, log: Path) -> turns.Worker:
+        if not self._begun:
+            self._begun = True
+            lineage.orphanage().open()
         try:
-            opened()
-            self._send(protocol.Go())
-            reply = self._answer(progress)
-            if not isinstance(reply, expected):
-                raise self._refused(reply, expected)
-            if window is None:
-                return Measured(reply=reply, window=None)
-            closed, samples = window.close()
-            return Measured(reply=reply, window=closed, samples=samples)
-        except BaseException:
-            if window is not None:
-                window.abandon()
-            raise
+            log.parent.mkdir(parents=True, exist_ok=True)
+            sink = log.open("ab")
+        except OSError as error:
+            raise StorageError(f"the log cannot be written ({error.strerror})", file=log, field=name,
+                               remedy="free space or make the folder writable, then run the same command again") from None
+        with sink:
+            worker = self._start(name, log, sink.fileno())
+        self._workers.append(worker)
+        return worker
 
-    def _answer(self, progress: OnProgress) -> protocol.Reply:
-        """Return the next reply that is no progress."""
-        while isinstance(reply := self._receive(), protocol.Progress):
-            progress(reply.done, reply.of)
-        return reply
+    def _start(self, name: str, log: Path, sink: int) -> turns.Worker:
+        theirs_in, requests = os.pipe()
+        replies, theirs_out = os.pipe()
+        try:
+            child = self._child(theirs_in, theirs_out, sink, log.parent / "forkserver.log")
+        except OSError as error:
+            os.close(requests)
+            os.close(replies)
+            raise UnitError(f"no process can be had ({error.strerror})", field=name, kind="crash",
+                            remedy="end other programs, or raise the limit of processes (`ulimit -u`)") from None
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+        self._watch.add(child)
+        return turns.Worker(name, log, child, Pipes(requests, replies, child), limits=self._limits, kills=self._kills)
 
-    def _refused(self, reply: protocol.Reply, expected: type[object]) -> UnitError:
-        if isinstance(reply, protocol.TooLarge):
-            return TooLargeError(reply.reason, field=self.name, remedy="use a smaller batch, shorter requests, or a larger device")
-        if isinstance(reply, protocol.Failed):
-            return UnitError(reply.reason, field=self.name, remedy=reply.remedy or f"see {self.log}")
-        return UnitError(f"expected {expected.__name__}, got {type(reply).__name__}", field=self.name)
+    def _child(self, requests: int, replies: int, sink: int, log: Path) -> Child:
+        """Fork a worker, with a new server where the last has died; or start it afresh where none may fork."""
+        for _ in range(2):
+            if self._modules is None:
+                break
+            try:
+                if self._server is None:
+                    self._server = ForkServer(log, self._environment, self._modules)
+                return Child(self._server.fork(requests, replies, sink))
+            except forking.GoneError:
+                self._end_server()
+            except forking.RefusedError:
+                self._end_server()
+                break
+        # Whatever was wrong with the server is wrong with the next one too.
+        self._modules = None
+        return forking.fresh(requests, replies, sink, self._environment, self._program)
+
+    def _end_server(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
 
     def close(self) -> None:
-        """End the process and everything in its group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        # Closed last: a thread that waits for a reply holds the stream until the process has ended.
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-
-    def log_tail(self) -> str:
-        """Return the last lines of the log."""
-        data = self.log.read_bytes()[-LOG_TAIL_BYTES:] if self.log.is_file() else b""
-        return data.decode("utf-8", errors="replace")
-
-    def _send(self, request: protocol.Request) -> None:
-        try:
-            stream = cast("BinaryIO", self._process.stdin)
-            stream.write(msgspec.json.encode(request) + b"\n")
-            stream.flush()
-        except (OSError, ValueError):
-            raise self._died() from None
-
-    def _receive(self) -> protocol.Reply:
-        try:
-            line = cast("BinaryIO", self._process.stdout).readline()
-        except ValueError:
-            raise self._died() from None
-        if not line:
-            raise self._died()
-        return REPLIES.decode(line)
-
-    def _died(self) -> UnitError:
-        code = self._process.wait()
-        if code == -signal.SIGKILL:
-            why = "it was killed (signal 9): the machine was out of memory, or somebody ended it"
-        elif code < 0:
-            why = f"signal {-code}"
-        else:
-            why = f"exit code {code}"
-        return UnitError(f"the worker process died: {why}", field=self.name, remedy=f"see {self.log}")
-
-
-def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
-    """Let every numerical library use the declared number of threads, and let nothing reach for the network."""
-    count = str(threads)
-    return {
-        **inherited, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count,
-        "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
-        # The meter counts GPUs in PCI order; torch's own default is the fastest first.
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TQDM_MININTERVAL": "10", "PYTHONUNBUFFERED": "1",
-    }
+        """End every worker that is still there, the fork server, and whatever they started."""
+        for group in self._groups:
+            group.close()
+        for worker in self._workers:
+            worker.close()
+        self._groups.clear()
+        self._workers.clear()
+        self._watch.close()
+        self._end_server()
+        if self._begun:
+            lineage.end_carriers(self._token)
+            lineage.orphanage().close()
+            self._begun = False

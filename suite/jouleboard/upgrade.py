@@ -25,6 +25,9 @@ def first_to_second(raw: dict[str, Any]) -> dict[str, Any]:
         DataFileError: a field that format 1 did not have.
     """
     _require_absent(raw, _NEW_FIELDS, "")
+    if isinstance(failure := raw.get("failure"), dict):
+        _require_absent(failure, {"code", "remedy", "task"}, "failure.")
+        raw = raw | {"failure": {"code": "error", **failure}}
     trials, probes, idle = (_objects(raw.get(name)) for name in ("trials", "probes", "idle"))
     found: dict[str, Any] = {"profile": None, "energy_plan": None, "live": None, "skipped_probes": [], "canary": []}
     if trials is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,10 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jouleboard import harness, protocol, recipes, scores, workloads
 from jouleboard.declared import Metric
-from jouleboard.engines import inspect, memory
+from jouleboard.engines import inspect, memory, parallel
 from jouleboard.engines.reference import SOFTMAX_DTYPE, ReferenceLM
 from jouleboard.errors import RecipeError, TooLargeError, UnitError
 from jouleboard.harness import Outcome
+from jouleboard.journal import Journal
 from jouleboard.recipes.interface import Context
 from jouleboard.records import Engine, Score, TaskResult
 
@@ -38,19 +41,15 @@ class Variant:
         torch.set_num_threads(request.threads)
         harness.seed_everything(0)
         recipe = msgspec.convert(request.recipe, recipes.Recipe)
+        parallel.require_dense(recipe.weight_bits, request.ranks)
         tokenizer = AutoTokenizer.from_pretrained(request.folder)
+        self._group = group = parallel.join(request.ranks, request.device)
         before_build()
-        model = AutoModelForCausalLM.from_pretrained(
-            request.folder, dtype=getattr(torch, recipe.dtype), use_safetensors=True
-        )
-        if getattr(model.config, "quantization_config", None) is not None:
-            raise RecipeError("the model's published weights are quantised already", field="model",
-                              remedy="name dense weights: what a recipe loses cannot be told on these")
-        model = model.to(request.device).eval()
+        model = _load(request, getattr(torch, recipe.dtype), group)
         context = Context(calibration_ids=_calibration(tokenizer, request.calibration))
         steps = recipes.apply(model, recipe.steps, context)
-        layers = int(model.config.num_hidden_layers)
-        realised = inspect.realised(model, steps, layers)
+        realised = inspect.realised(model, steps, int(model.config.num_hidden_layers))
+        group.require_same("weights or steps", (realised, steps))
         self._model, self._tokenizer = model, tokenizer
         self._device: torch.device = model.device
         self._dtype: torch.dtype = getattr(torch, recipe.dtype)
@@ -64,15 +63,21 @@ class Variant:
         )
         self._on_rows: Callable[[int], None] = lambda _rows: None
         self.built = protocol.Built(
-            realised=realised,
+            realised=msgspec.structs.replace(realised, claims=(*realised.claims, *parallel.claim(model, group))),
             engine=Engine(
-                name="transformers", version=transformers.__version__, device=request.device, threads=request.threads,
-                batch_size=request.batch_size, dtype=recipe.dtype, softmax_dtype=SOFTMAX_DTYPE,
+                name="transformers", version=transformers.__version__, device=",".join(group.gather(request.device)),
+                threads=request.threads, batch_size=request.batch_size, dtype=recipe.dtype, softmax_dtype=SOFTMAX_DTYPE,
                 attention=str(getattr(model.config, "_attn_implementation", "unknown")),
             ),
             steps=tuple(steps),
-            torch_cpu_capability=torch.backends.cpu.get_cpu_capability(), device=_device_digest(self._device),
+            torch_cpu_capability=torch.backends.cpu.get_cpu_capability(),
+            device=_device_digest(group.gather(_uuid(self._device))),
         )
+
+    @property
+    def writes(self) -> bool:
+        """Whether this worker writes what was found: of several ranks that compute together one does."""
+        return self._group.first
 
     def _batch_done(self, rows: int) -> None:
         self._on_rows(rows)
@@ -87,12 +92,16 @@ class Variant:
             go: called when everything is prepared and before anything is computed.
             progress: told how many requests are done, of how many.
         """
+        journal = None
+        if request.journal is not None:
+            journal = parallel.shared(partial(Journal, Path(request.journal), request.origin_sha256), self._group)
         loaded = harness.load(request.task, Path(request.documents))
         documents = len(loaded.lm_eval_task.eval_docs)
         indices = harness.sample(documents, loaded.golds, request.limit, request.seed)
         self._on_rows = _counter(loaded, indices, progress)
         go()
-        outcome = harness.evaluate(self._lm, loaded, indices)
+        with contextlib.closing(journal) if journal is not None else contextlib.nullcontext():
+            outcome = harness.evaluate(self._lm, loaded, indices, journal)
         self._synchronise()
         self._on_rows = lambda _rows: None
         return outcome, _result(request, loaded, outcome, documents, sampled=indices is not None)
@@ -100,6 +109,8 @@ class Variant:
     def replay(self, request: protocol.Replay, go: Wait) -> protocol.Worked:
         """Compute recorded batches again after `go`, in whole loops, and before it unmeasured batches."""
         batches = workloads.read_batches(Path(request.batches))
+        # Ranks that are fed different tokens agree on a result all the same: each adds its part to one sum.
+        self._group.require_same("batches", [batch.tolist() for batch in batches])
         return self._work(request, lambda: workloads.replay(self._lm, batches), go, stepwise=False)
 
     def serve(self, request: protocol.Serve, go: Wait) -> protocol.Worked:
@@ -119,6 +130,7 @@ class Variant:
             raise UnitError("workload: the text that prompts are cut from is empty", field="workload",
                             remedy="name a text of at least one word")
         prompts = workloads.cut_prompts(text, request.batch, request.prompt_tokens).to(self._device)
+        self._group.require_same("prompts", prompts.tolist())
         return self._work(
             request, lambda: workloads.serve(self._model, prompts, request.output_tokens), go, stepwise=True
         )
@@ -127,7 +139,8 @@ class Variant:
         self, request: protocol.Replay | protocol.Serve, loop: workloads.Loop, go: Wait, *, stepwise: bool
     ) -> protocol.Worked:
         self._warm_up(request, loop)
-        done = workloads.run(loop, self._device, go=go, window_s=request.window_s, stepwise=stepwise)
+        done = workloads.run(loop, self._device, go=go, window_s=request.window_s, stepwise=stepwise,
+                             decide=self._group.decide)
         return protocol.Worked(
             loops=len(done.loop_ends_s), loop_ends_s=done.loop_ends_s, output_sha256=done.output_sha256,
             loops_changed=done.loops_changed, first_token_s=done.first_token_s, cached_tokens=done.cached_tokens,
@@ -148,6 +161,10 @@ class Variant:
             if not memory.is_out_of_memory(error):
                 raise
             why = str(error).splitlines()[0]
+        if self._group.several:
+            # The ranks may now stand at different operations, and would wait for each other in vain.
+            raise UnitError(f"ran out of memory: {why}", field="probe", kind="out-of-memory",
+                            remedy="use smaller batches, shorter requests, or larger devices")
         # Out here the error is gone, and with it the frames that held the tensors.
         gc.collect()
         if self._device.type == "cuda":
@@ -169,8 +186,8 @@ class Variant:
                 return workloads.prefill(self._model, prompts)
 
             self._warm_up(request, loop)
-            first_s = workloads.first_token_s(loop, self._device)
-        done = workloads.run(loop, self._device, go=go, window_s=request.window_s)
+            first_s = workloads.first_token_s(loop, self._device, decide=self._group.decide)
+        done = workloads.run(loop, self._device, go=go, window_s=request.window_s, decide=self._group.decide)
         return protocol.Probed(loops=len(done.loop_ends_s), first_token_s=first_s, step_s=steps_s,
                                peak_memory_bytes=self.peak.stretch_bytes())
 
@@ -178,7 +195,7 @@ class Variant:
         """Warm up for the time that is asked for; on a GPU also until this work was done once as a whole."""
         work = msgspec.structs.replace(request, warmup_s=0.0, window_s=0.0)
         whole = self._device.type == "cuda" and work not in self._warmed
-        workloads.warm_up(loop, self._device, seconds=request.warmup_s, whole=whole)
+        workloads.warm_up(loop, self._device, seconds=request.warmup_s, whole=whole, decide=self._group.decide)
         self._warmed.add(work)
 
     def _too_large(self, request: protocol.Serve | protocol.Probe) -> str | None:
@@ -187,19 +204,41 @@ class Variant:
         if tokens > self._context_tokens:
             return (f"{request.prompt_tokens} prompt and {request.output_tokens} output tokens are more than the model's "
                     f"context of {self._context_tokens}")
+        ranks = self._group.world
         wanted = memory.need(self._model, self._dtype, batch=request.batch, prompt_tokens=request.prompt_tokens,
-                             output_tokens=request.output_tokens)
-        return memory.refusal(wanted, self._device)
+                             output_tokens=request.output_tokens, ranks=ranks)
+        # Free memory differs from device to device: where one lacks it, none begins.
+        refusals = self._group.gather(memory.refusal(wanted, self._device, ranks=ranks))
+        return next((why for why in refusals if why is not None), None)
 
     def _synchronise(self) -> None:
         workloads.synchronise(self._device)
 
 
-def _device_digest(device: torch.device) -> str | None:
-    """Return the digest of a GPU's UUID, written as NVML writes it; None on other devices and for other makers."""
+def _load(request: protocol.Build, dtype: torch.dtype, group: parallel.Group) -> transformers.PreTrainedModel:
+    """Load the dense weights, or this rank's share of them."""
+    if group.several:
+        model = parallel.load(request.folder, dtype, group)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(request.folder, dtype=dtype, use_safetensors=True).to(request.device)
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise RecipeError("the model's published weights are quantised already", field="model",
+                          remedy="name dense weights: what a recipe loses cannot be told on these")
+    return model.eval()
+
+
+def _uuid(device: torch.device) -> str | None:
+    """Return a GPU's UUID as NVML writes it; None on other devices and for other makers."""
     if device.type != "cuda" or torch.version.hip is not None:
         return None
-    return hashlib.sha256(f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()).hexdigest()[:16]
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+
+
+def _device_digest(uuids: Sequence[str | None]) -> str | None:
+    """Return the digest of GPUs in the order of their ranks, as the meter makes it; None where one does not say."""
+    if None in uuids:
+        return None
+    return hashlib.sha256(",".join(map(str, uuids)).encode()).hexdigest()[:16]
 
 
 def _calibration(tokenizer: transformers.PreTrainedTokenizerBase, file: str) -> torch.Tensor:

@@ -9,6 +9,7 @@ end by the wall clock. Method and boundary are `wall`, so such entries are compa
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from jouleboard import gates, powerlog, store, traces
 from jouleboard.errors import DataFileError
 from jouleboard.meters.integral import integrate_j
 from jouleboard.powerlog import PowerLog
-from jouleboard.records import RULES_VERSION, Energy, Probe, Report, Trial, Window
+from jouleboard.records import RULES_VERSION, Report
 from jouleboard.traces import Sample
+from jouleboard.windows import Energy, Probe, Trial, Window
 
 _LIMIT_CHANGED = "limit-changed"
 _ANEW = "name another folder with --out"
@@ -258,15 +260,19 @@ def _target(root: Path, entry: Path, report: Report, out: Path) -> Path:
 
 
 def _write(source: Source, report: Report, target: Path) -> None:
-    """Write an entry into a folder of its own and put it in place whole."""
+    """Write an entry into a folder of its own and put it in place whole.
+
+    Raises:
+        StorageError: it cannot be written; nothing half-written stays.
+    """
     folder = target.with_name(f".{target.name}.new")
     try:
         files = {store.ITEMS: store.write_lines(folder / store.ITEMS, source.items),
                  store.TRACE: store.write_lines(folder / store.TRACE, source.trace)}
         store.write_report(folder, msgspec.structs.replace(report, files=files))
         store.replace_folder(folder, target)
-    except OSError as error:
-        raise DataFileError(f"cannot be written ({error.strerror})", file=target, field="--out", remedy=_ANEW) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _summary(report: Report, target: Path) -> str:

@@ -1,13 +1,15 @@
 """A resident worker: holds one variant in memory, computes on request, and dies with its parent.
 
-Started as `python -m jouleboard.worker`; requests come on standard input, replies go to what was standard output. Anything
+Started as `python -m jouleboard.worker`, or forked by `forkserver`; requests come on standard input, replies go to what was standard output. Anything
 that libraries print goes to standard error, which the driver keeps as the variant's log.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
+import gc
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -17,13 +19,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from jouleboard import protocol, store
-from jouleboard.errors import JouleboardError, TooLargeError, UnitError
+from jouleboard import faults, forking, lineage, protocol, store
+from jouleboard.errors import TooLargeError, UnitError
 
 if TYPE_CHECKING:
     from jouleboard.variant import Variant
 
-PR_SET_PDEATHSIG = 1
 REQUESTS: msgspec.json.Decoder[protocol.Request] = msgspec.json.Decoder(protocol.Request)
 
 
@@ -52,47 +53,117 @@ class Channel:
             raise UnitError("the driver sent something else than Go")
 
 
+class Cap:
+    """Limits the memory that a worker takes beyond its libraries, once it is known where it computes."""
+
+    def __init__(self, limit_bytes: int | None = None) -> None:
+        """Keep the limit; None: there is none."""
+        self._limit_bytes = limit_bytes
+
+    def apply(self, device: str) -> None:
+        """Set the limit, once.
+
+        Args:
+            device: torch's name of it. A GPU's limit holds for each GPU; a CPU's for what is allocated, used or not.
+        """
+        limit_bytes, self._limit_bytes = self._limit_bytes, None
+        if limit_bytes is None:
+            return
+        if device.startswith("cuda"):
+            import torch  # noqa: PLC0415
+
+            for index in range(torch.cuda.device_count()):
+                total_bytes = torch.cuda.get_device_properties(index).total_memory
+                torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total_bytes), index)
+        elif lineage.ON_LINUX:
+            # Not RLIMIT_AS: address space is reserved by far more than is ever used.
+            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            limit_bytes += _data_bytes()
+            resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes if hard < 0 else min(hard, limit_bytes), hard))
+
+
+def _data_bytes() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+
+
 def main() -> None:
-    """Serve requests until the driver goes away."""
-    _die_with_parent()
+    """Serve requests until the driver goes away, in an interpreter of its own."""
+    lineage.die_with_parent()
     # The driver handles Ctrl-C: it ends workers itself, after it has written what is finished.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Nor does it end with every process of a job: a batch system signals all of them.
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(one, signal.SIG_IGN)
+    work()
+
+
+def work() -> None:
+    """Serve requests on this process's standard streams."""
+    lineage.first_to_go()
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    # Imported before the first request, so that the workers of a family do it side by side.
+    # Imported before the first request, so that the workers of a family do it side by side; a fork has it already.
     import jouleboard.variant  # noqa: F401, PLC0415 - not at the top: the driver imports this module's neighbours
 
-    serve(Channel(sys.stdin.buffer, replies))
+    limit = os.environ.get(forking.MEMORY_VARIABLE)
+    serve(Channel(os.fdopen(0, "rb"), replies), Cap(int(limit) if limit else None))
 
 
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def serve(channel: Channel, cap: Cap | None = None) -> None:
+    """Answer requests one by one; an error answers its request and leaves the worker alive.
 
-
-def serve(channel: Channel) -> None:
-    """Answer requests one by one; an error answers its request and leaves the worker alive."""
-    variant: Variant | None = None
+    Args:
+        channel: where they come from.
+        cap: limit of its memory.
+    """
+    held = Held(cap or Cap())
     while (request := channel.receive()) is not None:
         try:
-            if isinstance(request, protocol.Convert | protocol.Fingerprint):
-                channel.send(protocol.Converted(weights_sha256=_dense(request)))
-            elif isinstance(request, protocol.Canary):
-                channel.send(_sing(request, channel))
-            elif isinstance(request, protocol.Build):
-                variant = _build(request, channel)
-            elif variant is None:
-                raise UnitError("no variant has been built in this worker")
-            else:
-                _HANDLERS[type(request)](variant, request, channel)
+            _answer(held, request, channel)
         except TooLargeError as error:
             channel.send(protocol.TooLarge(reason=error.problem))
-        except JouleboardError as error:
-            traceback.print_exc()
-            channel.send(protocol.Failed(reason=error.problem, remedy=error.remedy))
         except Exception as error:  # noqa: BLE001 - a failed unit is a result: the driver records it with this log
-            traceback.print_exc()
-            channel.send(protocol.Failed(reason=f"{type(error).__name__}: {error}", remedy=None))
+            # The log may lie on a disk that is full: the reply must go out all the same.
+            with contextlib.suppress(OSError, ValueError):
+                traceback.print_exc()
+            reply = faults.failed(error)
+            # What the error holds on to is given back before the driver may ask for more.
+            error.__traceback__ = None
+            _give_back()
+            channel.send(reply)
+
+
+def _give_back() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        # The other workers of the family share this GPU.
+        torch.cuda.empty_cache()
+
+
+class Held:
+    """What a worker holds from one request to the next."""
+
+    def __init__(self, cap: Cap) -> None:
+        """Hold no variant yet."""
+        self.cap = cap
+        self.variant: Variant | None = None
+
+
+def _answer(held: Held, request: protocol.Request, channel: Channel) -> None:
+    if isinstance(request, protocol.Convert | protocol.Fingerprint):
+        held.cap.apply("cpu")
+        channel.send(protocol.Converted(weights_sha256=_dense(request)))
+    elif isinstance(request, protocol.Canary):
+        held.cap.apply(request.device)
+        channel.send(_sing(request, channel))
+    elif isinstance(request, protocol.Build):
+        held.cap.apply(request.device)
+        held.variant = _build(request, channel)
+    elif held.variant is None:
+        raise UnitError("no variant has been built in this worker")
+    else:
+        _HANDLERS[type(request)](held.variant, request, channel)
 
 
 def _dense(request: protocol.Convert | protocol.Fingerprint) -> str:
@@ -113,9 +184,10 @@ def _build(request: protocol.Build, channel: Channel) -> Variant:
 
 def _evaluate(variant: Variant, request: protocol.Evaluate, channel: Channel) -> None:
     outcome, result = variant.evaluate(request, channel.wait_for_go, _silent if request.quiet else _progress(channel))
-    store.write_atomic(Path(request.items), b"".join(store.canonical(item) + b"\n" for item in outcome.items))
-    store.write_atomic(Path(request.batches), msgspec.json.encode(outcome.batches))
-    channel.send(protocol.Evaluated(result=result))
+    if variant.writes:
+        store.write_atomic(Path(request.items), b"".join(store.canonical(item) + b"\n" for item in outcome.items))
+        store.write_atomic(Path(request.batches), msgspec.json.encode(outcome.batches))
+    channel.send(protocol.Evaluated(result=result, resumed_batches=outcome.resumed_batches))
 
 
 def _silent(_done: int, _of: int) -> None:

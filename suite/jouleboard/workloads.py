@@ -2,6 +2,9 @@
 
 A piece of work is a `Loop`: a function that begins the work anew each time it is called, and yields the most likely tokens
 of each batch or step. Every loop makes its own key-value cache, so nothing computed in one serves the next.
+
+How often work is done depends on a clock. Where several ranks compute together, each has its own: all that a clock decides
+goes through a `Decide`, which gives every rank the answer of one.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ LATENCY_REPEATS = 3
 LATENCY_BUDGET_S = 2.0
 """A prefill is not timed again once timing took this long: on a small machine one alone takes seconds."""
 Loop = Callable[[], Iterator[torch.Tensor]]
+Decide = Callable[[bool], bool]
+"""Gives the answer by which all ranks go on: `parallel.Group.decide`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,12 @@ class Looped:
     cached_tokens: int
 
 
-def warm_up(loop: Loop, device: torch.device, *, seconds: float, whole: bool) -> None:
+def alone(mine: bool) -> bool:  # noqa: FBT001 - a `Decide`
+    """Go by one's own clock: nobody else computes."""
+    return mine
+
+
+def warm_up(loop: Loop, device: torch.device, *, seconds: float, whole: bool, decide: Decide = alone) -> None:
     """Do the work unmeasured until `seconds` have passed, to the nearest batch or step.
 
     Args:
@@ -50,19 +60,21 @@ def warm_up(loop: Loop, device: torch.device, *, seconds: float, whole: bool) ->
         device: where it is done. The clock is the host's: a GPU that lags behind is waited for once, at the end.
         seconds: how long; 0: not at all.
         whole: do at least one whole loop: on a GPU the first use of a shape loads and chooses kernels.
+        decide: of the ranks that do this work together.
     """
     end_s = time.perf_counter() + seconds
     with torch.inference_mode():
-        while whole or time.perf_counter() < end_s:
+        while whole or decide(time.perf_counter() < end_s):
             for _ in loop():
-                if not whole and time.perf_counter() >= end_s:
+                if not whole and decide(time.perf_counter() >= end_s):
                     break
             whole = False
     synchronise(device)
 
 
 def run(
-    loop: Loop, device: torch.device, *, go: Callable[[], None], window_s: float, stepwise: bool = False
+    loop: Loop, device: torch.device, *, go: Callable[[], None], window_s: float, stepwise: bool = False,
+    decide: Decide = alone,
 ) -> Looped:
     """Do whole loops after `go` until `window_s` have passed, at least one.
 
@@ -77,6 +89,7 @@ def run(
         window_s: no loop begins later than this after `go`.
         stepwise: the loop yields tokens of shape [batch, 1], one step at a time, and the first one is waited for and timed:
             a second wait in each loop.
+        decide: of the ranks that do this work together; asked once after each loop.
     """
     ends_s: list[float] = []
     digests: list[str] = []
@@ -85,7 +98,7 @@ def run(
     with torch.inference_mode(), CacheWatch() as watch:
         go()
         opened_s = time.perf_counter()
-        while not ends_s or ends_s[-1] < window_s:
+        while not ends_s or decide(ends_s[-1] < window_s):
             cached = max(cached, watch.held_tokens())
             begun_s = time.perf_counter()
             pieces: list[torch.Tensor] = []
@@ -249,11 +262,11 @@ class Decode:
         )
 
 
-def first_token_s(loop: Loop, device: torch.device) -> float:
+def first_token_s(loop: Loop, device: torch.device, *, decide: Decide = alone) -> float:
     """Return the median time of a few prefills, each waited for, in seconds."""
     times_s: list[float] = []
     with torch.inference_mode():
-        while len(times_s) < LATENCY_REPEATS and sum(times_s) < LATENCY_BUDGET_S:
+        while len(times_s) < LATENCY_REPEATS and decide(sum(times_s) < LATENCY_BUDGET_S):
             begun_s = time.perf_counter()
             for _ in loop():
                 synchronise(device)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from jouleboard import store
+from jouleboard import scratch, storage, store
 from jouleboard.declared import Model
 from jouleboard.engines.inspect import fingerprint
 from jouleboard.errors import SourceError
-from jouleboard.models import IDENTITY
+from jouleboard.models import IDENTITY, whole
 from jouleboard.sources import file_sha256
 
 
@@ -34,32 +34,62 @@ def to_dense(source: Path, target: Path, model: Model) -> str:
 
     Raises:
         SourceError: the weights are not the declared ones.
+        StorageError: the target cannot be written.
     """
     loaded = AutoModelForCausalLM.from_pretrained(
         source.parent, gguf_file=source.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
     found = fingerprint(loaded)
     require_weights(found, model)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=".convert-"))
+    with storage.writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        loaded.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
-        _forget_paths(folder)
-        files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-        store.write_atomic(folder / IDENTITY, json.dumps({"weights_sha256": found, "files": files}).encode())
-        # What is there is damaged, or half of what another process is about to finish with the same bytes.
-        shutil.rmtree(target, ignore_errors=True)
-        folder.replace(target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        with scratch.folder(target.parent, ".convert-") as folder:
+            loaded.save_pretrained(folder)
+            AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
+            _forget_paths(folder)
+            files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+            store.write_atomic(folder / IDENTITY, json.dumps({"weights_sha256": found, "files": files}).encode())
+            put(folder, target, found)
+    except Exception as error:
+        # Libraries say that the disk is full in errors of their own.
+        full = storage.told(error, target)
+        if full is not None:
+            raise full from None
         raise
     return found
 
 
+def put(folder: Path, target: Path, weights_sha256: str) -> None:
+    """Move finished weights to their place, unless another process has put the same ones there meanwhile: it may be loading them.
+
+    Args:
+        folder: the finished weights; they stay where they are if those in the target are kept.
+        target: their place.
+        weights_sha256: their fingerprint.
+    """
+    if whole(target, weights_sha256):
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        # A rename never replaces a folder that is not empty: what another process put there in between stays.
+        folder.replace(target)
+    except OSError:
+        if not whole(target, weights_sha256):
+            raise
+
+
 def check_dense(folder: Path, model: Model) -> str:
-    """Return the fingerprint of the dense safetensors in a folder, after holding it against the declared one."""
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
+    """Return the fingerprint of the dense safetensors in a folder, after holding it against the declared one.
+
+    Raises:
+        SourceError: a file is damaged, or the weights are not the declared ones.
+    """
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
+    except SafetensorError as error:
+        raise SourceError(f"model {model.id}: the safetensors in {folder} are damaged ({error})", field="source",
+                          remedy="bring the model's files there once more, then run the same command again") from None
     found = fingerprint(loaded)
     require_weights(found, model)
     return found

@@ -33,11 +33,29 @@ def parts(model: nn.Module) -> Iterator[Part]:
     seen: set[tuple[int, int]] = set()
     for name, tensor in [*model.named_parameters(remove_duplicate=True), *_stored_buffers(model)]:
         for label, plain in _flatten(name, tensor):
-            key = (plain.data_ptr(), plain.numel())
-            if plain.numel() == 0 or key in seen:
+            here = held_here(plain)
+            key = (here.data_ptr(), here.numel())
+            if plain.numel() == 0 or (here.numel() and key in seen):
                 continue
             seen.add(key)
-            yield Part(name=label, owner=type(tensor).__name__, tensor=plain)
+            yield Part(name=label, owner=_class(tensor), tensor=plain)
+
+
+def held_here(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what this process holds of a tensor that several ranks share (a `DTensor`); any other tensor is held whole."""
+    local = getattr(tensor, "to_local", None)
+    return tensor if local is None else local()
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whole; of one that several ranks share, each gathers it, so all must ask at the same time."""
+    full = getattr(tensor, "full_tensor", None)
+    return tensor if full is None else full()
+
+
+def _class(tensor: torch.Tensor) -> str:
+    """Name a weight's class; a weight that several ranks share is as dense as it would be in one place."""
+    return "Parameter" if hasattr(tensor, "full_tensor") else type(tensor).__name__
 
 
 def _stored_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -49,7 +67,7 @@ def _stored_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _flatten(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    flatten = getattr(tensor, "__tensor_flatten__", None)
+    flatten = None if hasattr(tensor, "full_tensor") else getattr(tensor, "__tensor_flatten__", None)
     if flatten is not None and type(tensor) not in {torch.Tensor, nn.Parameter}:
         for attribute in flatten()[0]:
             yield from _flatten(f"{name}.{attribute}", getattr(tensor, attribute))
@@ -64,11 +82,14 @@ def _flatten(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tenso
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Return the SHA-256 over name, dtype, shape and bytes of every stored tensor, in order of name."""
+    """Return the SHA-256 over name, dtype, shape and bytes of every stored tensor, in order of name.
+
+    A model that several ranks share has the fingerprint that it would have in one place; all must ask for it at the same time.
+    """
     hasher = hashlib.sha256()
     for part in sorted(parts(model), key=lambda part: part.name):
         hasher.update(f"{part.name}|{part.tensor.dtype}|{tuple(part.tensor.shape)}|".encode())
-        hasher.update(part.tensor.contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
+        hasher.update(whole(part.tensor).contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
     return hasher.hexdigest()
 
 
@@ -76,7 +97,7 @@ def realised(model: nn.Module, steps: list[dict[str, Any]], layers: int) -> Real
     """Describe the built model and hold it against what its recipe claims.
 
     Args:
-        model: the model as it will compute.
+        model: the model as it will compute; of one that several ranks share, the whole is described, each weight once.
         steps: the recipe's steps with their claims (`claimed_quantised_tensors`, ...), from `recipes.apply`.
         layers: number of transformer layers.
 
@@ -84,13 +105,13 @@ def realised(model: nn.Module, steps: list[dict[str, Any]], layers: int) -> Real
         RecipeError: a claim is not so.
     """
     weights = [tensor for _, tensor in model.named_parameters(remove_duplicate=True)]
-    classes = Counter(type(tensor).__name__ for tensor in weights)
+    classes = Counter(_class(tensor) for tensor in weights)
     dtypes: Counter[str] = Counter()
     nonzero = countable = 0
     for part in parts(model):
         dtypes[str(part.tensor.dtype).removeprefix("torch.")] += part.tensor.numel() * part.tensor.element_size()
         if part.tensor.dtype.is_floating_point or part.tensor.dtype == torch.int8:
-            nonzero += int(torch.count_nonzero(part.tensor))
+            nonzero += int(torch.count_nonzero(whole(part.tensor)))
             countable += part.tensor.numel()
     quantised = sum(count for name, count in classes.items() if name not in {"Parameter", "Tensor"})
     return Realised(

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from jouleboard import hostmemory
 
+if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SPARE = 0.2
@@ -47,7 +46,9 @@ class Need:
         return self.cache_bytes + self.logits_bytes + self.activation_bytes + self.scratch_bytes
 
 
-def need(model: PreTrainedModel, dtype: torch.dtype, *, batch: int, prompt_tokens: int, output_tokens: int) -> Need:
+def need(
+    model: PreTrainedModel, dtype: torch.dtype, *, batch: int, prompt_tokens: int, output_tokens: int, ranks: int = 1
+) -> Need:
     """Estimate what one forward pass over a batch of prompts and the decoding behind it need.
 
     - cache: 2 (keys and values) x layers x key-value heads x head dimension x dtype bytes x batch x (prompt + output);
@@ -56,12 +57,15 @@ def need(model: PreTrainedModel, dtype: torch.dtype, *, batch: int, prompt_token
       attention its scores, batch x heads x prompt x prompt x (dtype bytes + 4); twice that on a CPU (see `CPU_SLACK`);
     - scratch: the largest weight in float32, for kernels that repack or dequantise it: vocabulary x hidden x 4.
 
+    Of several ranks each holds its share of the heads: of the cache, the intermediate layer, the scores and the scratch.
+
     Args:
         model: the built variant.
         dtype: in which it computes.
         batch: number of sequences.
         prompt_tokens: per sequence.
         output_tokens: per sequence.
+        ranks: how many share the model; what one of them needs is returned.
     """
     config = model.config.get_text_config()
     heads = int(config.num_attention_heads)
@@ -69,23 +73,29 @@ def need(model: PreTrainedModel, dtype: torch.dtype, *, batch: int, prompt_token
     head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     intermediate = int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     per_token = (
-        (HIDDEN_COPIES * config.hidden_size + INTERMEDIATE_COPIES * intermediate) * dtype.itemsize
+        (HIDDEN_COPIES * config.hidden_size + INTERMEDIATE_COPIES * intermediate / ranks) * dtype.itemsize
         + FLOAT32_COPIES * config.hidden_size * FLOAT32_BYTES
     )
     eager = getattr(model.config, "_attn_implementation", None) == "eager"
-    scores = batch * heads * prompt_tokens**2 * (dtype.itemsize + FLOAT32_BYTES) if eager else 0
+    scores = batch * heads * prompt_tokens**2 * (dtype.itemsize + FLOAT32_BYTES) / ranks if eager else 0
     return Need(
         cache_bytes=2 * config.num_hidden_layers * kv_heads * head_dim * dtype.itemsize * batch
-        * (prompt_tokens + output_tokens),
+        * (prompt_tokens + output_tokens) // ranks,
         logits_bytes=batch * config.vocab_size * (dtype.itemsize + FLOAT32_BYTES),
-        activation_bytes=(batch * prompt_tokens * per_token + scores) * (1 if model.device.type == "cuda" else CPU_SLACK),
-        scratch_bytes=config.vocab_size * config.hidden_size * FLOAT32_BYTES,
+        activation_bytes=int(batch * prompt_tokens * per_token + scores) * (1 if model.device.type == "cuda" else CPU_SLACK),
+        scratch_bytes=config.vocab_size * config.hidden_size * FLOAT32_BYTES // ranks,
     )
 
 
-def refusal(wanted: Need, device: torch.device) -> str | None:
-    """Say with figures why work does not fit into the memory that is available now; None when it fits."""
-    available = available_bytes(device)
+def refusal(wanted: Need, device: torch.device, *, ranks: int = 1) -> str | None:
+    """Say with figures why work does not fit into the memory that is available now; None when it fits.
+
+    Args:
+        wanted: what this process needs.
+        device: where.
+        ranks: how many processes want as much at once; on a CPU they share its memory, else each has a device of its own.
+    """
+    available = available_bytes(device) // (1 if device.type == "cuda" else ranks)
     if wanted.total_bytes <= (1 - SPARE) * available:
         return None
     return (
@@ -101,41 +111,7 @@ def available_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         # What torch keeps for later use counts as taken for the driver, and is free for us.
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    return min([int(psutil.virtual_memory().available), *_control_groups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
-
-
-def _control_groups(membership: Path, root: Path) -> Iterator[int]:
-    """Yield what is left below each memory limit of this process's control group and those above it (cgroup v1 and v2)."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            base, names = root, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        folder = base / path.lstrip("/")
-        # A container may see its own group as the root, whatever its path says.
-        for group in [folder, *(parent for parent in folder.parents if parent.is_relative_to(base))]:
-            left = _left(group, *names)
-            if left is not None:
-                yield left
-
-
-def _left(group: Path, limit: str, usage: str, reclaimable: str) -> int | None:
-    try:
-        allowed, used = (group / limit).read_text().strip(), int((group / usage).read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return None
-    if allowed == "max":
-        return None
-    # Cached files that nobody read lately are given up first.
-    return max(0, int(allowed) - used + int(stat.get(reclaimable, 0)))
+    return hostmemory.available_bytes()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -150,6 +126,7 @@ class Peak:
         """Begin where the process stands."""
         self._device = device
         self._earlier_bytes = 0
+        self._seen_bytes = 0
 
     def begin(self) -> None:
         """Begin a new stretch, and keep the peak of those before."""
@@ -165,13 +142,16 @@ class Peak:
         """Return the peak since the last beginning."""
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device))
-        return _resident_peak_bytes()
+        # The kernel sums up its counters in batches: a later reading can be some pages below an earlier one.
+        self._seen_bytes = max(self._seen_bytes, _resident_peak_bytes())
+        return self._seen_bytes
 
     def overall_bytes(self) -> int:
         """Return the peak over all stretches that are not forgotten."""
         return max(self._earlier_bytes, self.stretch_bytes())
 
     def _forget(self) -> None:
+        self._seen_bytes = 0
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             return

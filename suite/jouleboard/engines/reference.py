@@ -1,20 +1,26 @@
 """The reference engine: lm-eval's own `hf` model over a live transformers model, with exact token counts.
 
-Nothing is computed otherwise than lm-eval does: this class only counts, and keeps the batches for later replay.
+Nothing is computed otherwise than lm-eval does. What it would compute in one go is planned here by its own rules and handed to
+it batch by batch, so that every batch can be counted, kept for replay, and taken from a journal instead.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import Collator
 
 from jouleboard.engines.inspect import fingerprint
+from jouleboard.engines.parallel import Keeps
 from jouleboard.errors import RecipeError, UnitError
+from jouleboard.journal import Answer
 from jouleboard.records import ReplayRow
 
 if TYPE_CHECKING:
@@ -34,6 +40,48 @@ class Tally:
     """Each batch as the model saw it, padding left out."""
     computed_tokens: int = 0
     """Tokens through the model, padding included."""
+    resumed_batches: int = 0
+    """Batches that a journal gave."""
+
+
+Request = tuple[Any, list[int], list[int]]
+"""A request as lm-eval hands it on: its texts, its context's tokens, its continuation's tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One batch of the plan."""
+
+    places: tuple[int, ...]
+    """Which requests it answers, in the order that they were asked."""
+    rows: tuple[tuple[int, ...], ...]
+    """What is fed, without padding; requests that differ in their last token alone share a row."""
+
+
+def plan_batches(requests: Sequence[Request], *, batch_size: int, max_length: int) -> list[Batch]:
+    """Plan, once over all requests, what lm-eval's `hf` model would feed: the longest first, in its own order and grouping.
+
+    Source: `HFLM._loglikelihood_tokens` and `Collator` of lm-eval 0.4.13, which gives the batches.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, request in enumerate(requests):
+        groups.setdefault(tuple(_fed(request)), []).append(place)
+    order = Collator(list(requests), sort_fn=_longest_first, group_by="contexts", group_fn=_fed)
+    plan = []
+    for chunk in order.get_batched(n=batch_size):
+        places = sorted(place for request in chunk for place in groups[tuple(_fed(request))])
+        plan.append(Batch(places=tuple(places), rows=tuple(tuple(_fed(request)[-max_length:]) for request in chunk)))
+    return plan
+
+
+def _fed(request: Request) -> list[int]:
+    """Return a request's tokens but the last, which is scored and never fed."""
+    return request[1] + request[2][:-1]
+
+
+def _longest_first(request: Request) -> tuple[int, tuple[int, ...]]:
+    tokens = request[1] + request[2]
+    return -len(tokens), tuple(tokens)
 
 
 class ReferenceLM(HFLM):
@@ -66,40 +114,69 @@ class ReferenceLM(HFLM):
         self.tally = Tally()
         self._on_batch = on_batch
         self._served: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        self._journal: Keeps | None = None
+        self._planned: list[Batch] = []
 
-    def start_tally(self) -> Tally:
-        """Begin to count afresh and return the new tally."""
+    def start_tally(self, journal: Keeps | None = None) -> Tally:
+        """Begin to count afresh and return the new tally.
+
+        Args:
+            journal: gives the batches that were computed before, and keeps those that are computed now.
+        """
         self.tally = Tally()
         self._served = {}
+        self._journal = journal
+        self._planned = []
         return self.tally
 
-    def _loglikelihood_tokens(self, requests: list[Any], *args: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: Sequence[Request], *_args: Any, **_words: Any) -> list[tuple[float, bool]]:
+        """Answer requests in whole batches; for texts lm-eval calls this once a batch."""
         self.tally.request_tokens += [(len(context), len(target)) for _, context, target in requests]
-        for _, context, target in requests:
-            # The last token is scored but never fed. Requests that differ in it alone share one row.
-            fed = tuple((context + target)[-(self.max_length + 1) :][:-1])
-            self._served.setdefault(fed, []).append((len(context), len(target)))
-        found: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *args, **kwargs)
-        if not all(math.isfinite(value) for value, _ in found):
-            raise UnitError("the model's log-likelihoods are not finite", field="quality",
+        for request in requests:
+            fed = tuple(_fed(request)[-self.max_length :])
+            self._served.setdefault(fed, []).append((len(request[1]), len(request[2])))
+        found: dict[int, tuple[float, bool]] = {}
+        for batch in plan_batches(requests, batch_size=int(self.batch_size), max_length=self.max_length):
+            asked = [requests[place] for place in batch.places]
+            found |= zip(batch.places, self._answers(batch, asked), strict=True)
+            self._on_batch(len(batch.places))
+        return [found[place] for place in range(len(requests))]
+
+    def _answers(self, batch: Batch, asked: list[Request]) -> list[tuple[float, bool]]:
+        """Take a batch from the journal, or compute and keep it."""
+        number, journal = len(self.tally.batches), self._journal
+        asked_sha256 = _digest(asked, batch)
+        kept = None if journal is None else journal.answers(number, asked_sha256)
+        self.tally.computed_tokens += len(batch.rows) * max(map(len, batch.rows))
+        self.tally.batches.append([self._row(row) for row in batch.rows])
+        if kept is not None:
+            self.tally.resumed_batches += 1
+            return [(answer.loglikelihood, answer.greedy) for answer in kept]
+        answers = self._computed(batch, asked)
+        if journal is not None:
+            journal.append(asked_sha256, [Answer(loglikelihood=value, greedy=greedy) for value, greedy in answers])
+        return answers
+
+    def _computed(self, batch: Batch, asked: list[Request]) -> list[tuple[float, bool]]:
+        self._planned = [batch]
+        answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(asked, disable_tqdm=True)
+        if self._planned:
+            raise _unplanned()
+        if not all(math.isfinite(value) for value, _ in answers):
+            raise UnitError("the model's log-likelihoods are not finite", field="quality", kind="non-finite",
                             remedy="the recipe broke the model: use a gentler one, or another dtype")
-        return found
+        return answers
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.tally.computed_tokens += inps.numel()
-        self.tally.batches.append([self._row(row) for row in inps.tolist()])
+        batch = self._planned.pop() if self._planned else None
+        # lm-eval pads with zeros on the right.
+        if batch is None or inps.tolist() != [[*row, *[0] * (inps.shape[1] - len(row))] for row in batch.rows]:
+            raise _unplanned()
         logits: torch.Tensor = super()._model_call(inps, *args, **kwargs)
-        self._on_batch(inps.shape[0])
         return logits
 
-    def _row(self, padded: list[int]) -> ReplayRow:
-        """Find the request that a row was fed for; lm-eval pads with zeros on the right."""
-        fed = tuple(padded)
-        while fed not in self._served:
-            if not fed or fed[-1] != 0:
-                raise UnitError("lm-eval fed a row that it had not been asked for", field="engine",
-                                remedy="this is a bug in Jouleboard: please report it")
-            fed = fed[:-1]
+    def _row(self, fed: tuple[int, ...]) -> ReplayRow:
+        """Count the requests that a row is fed for."""
         served = self._served[fed]
         return ReplayRow(tokens=fed, requests=len(served), prompt_tokens=sum(context for context, _ in served),
                          output_tokens=sum(target for _, target in served))
@@ -115,3 +192,14 @@ class ReferenceLM(HFLM):
         """
         logits = super()._model_call(rows.to(self.device))
         return torch.log_softmax(logits, dim=-1, dtype=self.softmax_dtype).argmax(dim=-1)
+
+
+def _digest(asked: Sequence[Request], batch: Batch) -> str:
+    """Return the digest of all that a batch's answers follow from, the weights aside."""
+    tokens = [(context, target) for _, context, target in asked]
+    return hashlib.sha256(msgspec.json.encode((tokens, batch.rows))).hexdigest()
+
+
+def _unplanned() -> UnitError:
+    return UnitError("lm-eval fed another batch than was planned", field="engine",
+                     remedy="this is a bug in Jouleboard: please report it with the version of lm-eval")

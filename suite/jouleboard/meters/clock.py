@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jouleboard.declared import Boundary, Hardware, Method
 from jouleboard.meters.interface import Reading
-from jouleboard.records import DeviceState, Energy
+from jouleboard.windows import DeviceState, Energy
 
 
 class ClockMeter:

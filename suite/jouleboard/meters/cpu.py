@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
 import psutil
 
@@ -16,6 +18,13 @@ CPUCLOCK_SCHED = 2
 # A plain string keeps type checkers from judging the other branch unreachable.
 _PLATFORM: str = sys.platform
 ON_LINUX = _PLATFORM == "linux"
+
+
+class Clock(Protocol):
+    """Reads CPU time of one process tree, or of several together."""
+
+    def cpu_s(self) -> float:
+        """Return seconds of CPU time used so far; raises `MeterError` where a process has ended."""
 
 
 class ProcessClock:
@@ -44,6 +53,22 @@ class ProcessClock:
                 # which no worker of ours relies on.
                 continue
         return total
+
+
+class SummedClock:
+    """CPU time of several process trees together."""
+
+    def __init__(self, clocks: Sequence[Clock]) -> None:
+        """Keep them."""
+        self._clocks = tuple(clocks)
+
+    def cpu_s(self) -> float:
+        """Return seconds of CPU time used so far by all of them.
+
+        Raises:
+            MeterError: one has ended.
+        """
+        return sum(clock.cpu_s() for clock in self._clocks)
 
 
 def _process_cpu_s(process: psutil.Process) -> float:

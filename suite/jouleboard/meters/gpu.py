@@ -1,8 +1,8 @@
 """The meter of one or more GPUs, inside the meter's own process: the counter through Zeus, and a trace of its own.
 
 It is polled ten times a second (`poll`): power and counter each time, everything else once a second. Of several GPUs a
-sample holds the sum of powers, counters and foreign processes, the highest temperature, the lowest clocks and limit, and
-all clock-event reasons.
+sample holds the sum of powers and counters, the number of foreign processes, the lowest clocks, all clock-event reasons, and
+the temperature and the limit that are furthest from what the profile declares (`wanted`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from jouleboard.meters.integral import integrate_j
 from jouleboard.meters.interface import Reading
 from jouleboard.meters.reasons import REOPEN, SensorError
 from jouleboard.meters.watch import Watch
-from jouleboard.records import DeviceState, Energy
 from jouleboard.traces import Sample
+from jouleboard.windows import DeviceState, Energy
 
 SLOW_EVERY = 10
 """Polls between two readings of what changes slowly: once a second."""

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from jouleboard.declared import Boundary, Method
 from jouleboard.errors import MeterError
-from jouleboard.meters.cpu import ProcessClock
-from jouleboard.records import DeviceState, Energy, Window
+from jouleboard.meters.cpu import Clock
 from jouleboard.traces import Sample
+from jouleboard.windows import DeviceState, Energy, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class OpenWindow:
     the meter takes its time to begin: one whose process died is started anew.
     """
 
-    def __init__(self, meter: Meter, clock: ProcessClock | None, name: str) -> None:
+    def __init__(self, meter: Meter, clock: Clock | None, name: str) -> None:
         """Begin now."""
         self._meter = meter
         self._clock = clock

@@ -11,7 +11,7 @@ import os
 from jouleboard.declared import Boundary, Hardware, Method, PowerModel
 from jouleboard.errors import MeterError
 from jouleboard.meters.interface import Reading
-from jouleboard.records import DeviceState, Energy
+from jouleboard.windows import DeviceState, Energy
 
 
 def estimate_j(model: PowerModel, *, cores: int, duration_s: float, cpu_s: float) -> float:

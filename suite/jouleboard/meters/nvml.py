@@ -17,7 +17,8 @@ from jouleboard.meters import reasons
 from jouleboard.meters.alone import Household
 from jouleboard.meters.gpu import Hurried, Quick, Slow, total, unhurried
 from jouleboard.meters.kernel import boot_digest, short_digest
-from jouleboard.records import DeviceState
+from jouleboard.meters.wanted import Wanted
+from jouleboard.windows import DeviceState
 
 _UNION = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 """Member of a field's value for each `nvmlValueType_t` (nvml.h)."""
@@ -27,12 +28,13 @@ _SUCCESS = 0
 class NvmlDevices:
     """GPUs, by their NVML handles."""
 
-    def __init__(self, gpus: Sequence[Any], *, root_pid: int) -> None:
+    def __init__(self, gpus: Sequence[Any], *, root_pid: int, wanted: Wanted | None = None) -> None:
         """Bind everything that is called often.
 
         Args:
             gpus: Zeus's objects of them.
             root_pid: the driver; processes that do not descend from it are foreign.
+            wanted: what the profile declares of each GPU.
 
         Raises:
             MeterError: a GPU does not answer.
@@ -40,6 +42,7 @@ class NvmlDevices:
         import pynvml  # noqa: PLC0415 - only where GPUs are measured
 
         self._nvml = pynvml
+        self._wanted = wanted or Wanted()
         self._handles = tuple(gpu.handle for gpu in gpus)
         self._fields = tuple(self._power_field(handle) for handle in self._handles)
         self._field_values: Callable[[Any, Any], Any] = pynvml.nvmlDeviceGetFieldValues
@@ -124,7 +127,7 @@ class NvmlDevices:
         """Read what changes slowly, over all GPUs; what follows once the driver waits stays None."""
         nvml = self._nvml
         parts: dict[str, Callable[[], Any]] = {
-            "temperature_c": lambda: _extreme(max, self._temperatures()),
+            "temperature_c": self._temperature_c,
             "sm_mhz": lambda: _extreme(min, self._each(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM)),
             "memory_mhz": lambda: _extreme(min, self._each(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM)),
             "limit_w": self._limit_w, "reasons": self._reasons, "foreign": self._foreign,
@@ -135,12 +138,13 @@ class NvmlDevices:
         masks = self._each(self._nvml.nvmlDeviceGetCurrentClocksEventReasons)
         return functools.reduce(operator.or_, map(int, masks)) if masks else None
 
-    def _temperatures(self) -> list[float]:
-        return self._each(self._nvml.nvmlDeviceGetTemperatureV, self._nvml.NVML_TEMPERATURE_GPU) or self._each(
+    def _temperature_c(self) -> float | None:
+        found = self._each(self._nvml.nvmlDeviceGetTemperatureV, self._nvml.NVML_TEMPERATURE_GPU) or self._each(
             self._nvml.nvmlDeviceGetTemperature, self._nvml.NVML_TEMPERATURE_GPU)
+        return self._wanted.temperature([float(one) for one in found])
 
     def _limit_w(self) -> float | None:
-        return _thousandth(_extreme(min, self._each(self._nvml.nvmlDeviceGetEnforcedPowerLimit)))
+        return self._wanted.limit([one / 1000 for one in self._each(self._nvml.nvmlDeviceGetEnforcedPowerLimit)])
 
     def _pids(self) -> list[int] | None:
         answers = self._each(self._nvml.nvmlDeviceGetComputeRunningProcesses_v3)
@@ -158,11 +162,11 @@ class NvmlDevices:
         modes = [self._mig(handle) for handle in self._handles]
         return DeviceState(
             device=self._device, boot=boot_digest(), counter_j=total(self.quick().counters_j),
-            temperature_c=_extreme(max, self._temperatures()), power_limit_w=self._limit_w(),
+            temperature_c=self._temperature_c(), power_limit_w=self._limit_w(),
             power_violation_s=self._violation_s(nvml.NVML_PERF_POLICY_POWER),
             thermal_violation_s=self._violation_s(nvml.NVML_PERF_POLICY_THERMAL),
             foreign_processes=self._foreign(), uncorrected_errors=sum(map(int, errors)) if errors else None,
-            mig=None if None in modes else any(modes),
+            mig=True if True in modes else None if None in modes else False,
         )
 
     def _violation_s(self, policy: int) -> float | None:

@@ -24,7 +24,7 @@ from jouleboard.errors import MeterError
 from jouleboard.meters import reap, wire
 from jouleboard.meters.interface import Reading
 from jouleboard.meters.reasons import REOPEN, void
-from jouleboard.records import DeviceState, Energy
+from jouleboard.windows import DeviceState, Energy
 
 ANSWER_S = 10.0
 """A sensor that has not answered after this long hangs: the slowest call of NVML takes a fraction of a second."""
@@ -219,10 +219,11 @@ class ProcessMeter:
     def _start(self) -> Process:
         process = Process(self._command)
         profile = self._hardware
-        tick = profile.counter_tick_s
+        tick, limit = profile.counter_tick_s, profile.power_limit_w
         spec = wire.Spec(
             turn=process.turn(), method=profile.method, boundary=profile.boundary, sensor=profile.sensor,
             count=profile.count, tick_s=DEFAULT_TICK_S if tick is None else tick.value, root_pid=os.getpid(),
+            power_limit_w=None if limit is None else limit.value, start_temperature_c=profile.start_temperature_c,
         )
         process.ask(spec, wire.Opened, limit_s=self._open_s)
         return process

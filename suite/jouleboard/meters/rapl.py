@@ -31,8 +31,8 @@ from jouleboard.meters.powercap import (
     total_j,
     zones,
 )
-from jouleboard.records import DeviceState, Energy
 from jouleboard.traces import Sample
+from jouleboard.windows import DeviceState, Energy
 
 POLL_S = 1.0
 

@@ -23,6 +23,7 @@ from jouleboard.errors import MeterError
 from jouleboard.meters import reap, wire
 from jouleboard.meters.gpu import GpuMeter, Hurried
 from jouleboard.meters.interface import Meter
+from jouleboard.meters.wanted import Wanted
 
 PR_SET_PDEATHSIG = 1
 CHUNK_BYTES = 65536
@@ -62,13 +63,14 @@ def _gpu(spec: wire.Spec) -> Meter:
 
     indices = tuple(range(spec.count))
     gpus = zeus.open_gpus(indices, spec.sensor)
+    wanted = Wanted(limit_w=spec.power_limit_w, band=spec.start_temperature_c)
     devices: NvmlDevices | zeus.ZeusDevices
     if spec.sensor == "nvml":
-        devices = NvmlDevices(gpus, root_pid=spec.root_pid)
+        devices = NvmlDevices(gpus, root_pid=spec.root_pid, wanted=wanted)
         devices.refuse_mig()
         _require_real(spec, devices.names)
     else:
-        devices = zeus.ZeusDevices(gpus)
+        devices = zeus.ZeusDevices(gpus, wanted=wanted)
     counter = None if spec.method == "gpu_integral" else zeus.open_monitor(indices, gpus)
     return GpuMeter(devices, counter, method=spec.method, boundary=spec.boundary, tick_s=spec.tick_s, host=HostReader())
 

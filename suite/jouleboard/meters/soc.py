@@ -24,8 +24,8 @@ from jouleboard.meters.gpu import Hurried, unhurried
 from jouleboard.meters.interface import Reading
 from jouleboard.meters.kernel import boot_digest
 from jouleboard.meters.reasons import SensorError
-from jouleboard.records import DeviceState, Energy
 from jouleboard.traces import Sample
+from jouleboard.windows import DeviceState, Energy
 
 SLOW_EVERY = 10
 CLASSES: dict[Sensor, str] = {"jetson": "Jetson", "apple": "AppleSilicon"}

@@ -13,7 +13,7 @@ from jouleboard.meters.reasons import SensorError
 STILL_TICKS = 5
 """A counter that stood still for more ticks than this at the end of a window is frozen."""
 STILL_RATIO = 2.0
-"""... unless it has rested half as long before and gone on: then it ticks more slowly than the profile says."""
+"""... unless the same counter has rested half as long before and gone on: then it ticks more slowly than the profile says."""
 
 
 class Watch:
@@ -24,7 +24,7 @@ class Watch:
         self._tick_s = tick_s
         self._last_j: dict[int, float] = {}
         self._moved_s: dict[int, float] = {}
-        self._longest_s = 0.0
+        self._longest_s: dict[int, float] = {}
         self._drawn_s = 0.0
         self.reset: str | None = None
 
@@ -49,7 +49,7 @@ class Watch:
             elif counter_j < before_j:
                 self.reset = self.reset or f"gpu{index}: {counter_j:.3f} J after {before_j:.3f} J"
             elif counter_j > before_j:
-                self._longest_s = max(self._longest_s, elapsed_s - self._moved_s[index])
+                self._longest_s[index] = max(self._longest_s.get(index, 0.0), elapsed_s - self._moved_s[index])
                 self._moved_s[index] = elapsed_s
 
     def trouble(self, elapsed_s: float) -> SensorError | None:
@@ -60,8 +60,8 @@ class Watch:
         """
         if self.reset is not None:
             return SensorError("counter-reset", self.reset)
-        limit_s = max(STILL_TICKS * self._tick_s, STILL_RATIO * self._longest_s)
         for index, moved_s in sorted(self._moved_s.items()):
+            limit_s = max(STILL_TICKS * self._tick_s, STILL_RATIO * self._longest_s.get(index, 0.0))
             if elapsed_s - moved_s > limit_s and self._drawn_s > moved_s:
                 return SensorError("counter-frozen", f"gpu{index}: for the last {elapsed_s - moved_s:.1f} s")
         return None

@@ -8,9 +8,9 @@ The driver's first line is a `Spec`, answered by `Opened` or `Refused`; then eac
 
 from __future__ import annotations
 
-from jouleboard.declared import Boundary, Method, Noun, Sensor
+from jouleboard.declared import Band, Boundary, Method, Noun, Sensor
 from jouleboard.meters.interface import Reading
-from jouleboard.records import DeviceState
+from jouleboard.windows import DeviceState
 
 POLL_S = 0.1
 TOKEN_VARIABLE = "JOULEBOARD_METER"  # noqa: S105 - names a process, opens nothing
@@ -29,6 +29,9 @@ class Spec(Noun, tag=True, frozen=True, kw_only=True):
     """How often the device's counter moves, as its profile declares."""
     root_pid: int
     """The driver: it and what descends from it are this run; every other process on the device is foreign."""
+    power_limit_w: float | None = None
+    """As the profile declares it of each device; likewise the next one."""
+    start_temperature_c: Band | None = None
 
 
 class Begin(Noun, tag=True, frozen=True, kw_only=True):

@@ -19,7 +19,8 @@ from jouleboard.errors import MeterError
 from jouleboard.meters import reasons, visible
 from jouleboard.meters.gpu import NOTHING, Hurried, Quick, Slow, total, unhurried
 from jouleboard.meters.reasons import SensorError
-from jouleboard.records import DeviceState
+from jouleboard.meters.wanted import Wanted
+from jouleboard.windows import DeviceState
 
 _WINDOW = "jouleboard"
 _REMEDY = "run `jouleboard doctor` to see what can be measured here"
@@ -182,15 +183,19 @@ def _as_refusal(kinds: tuple[type[Exception], ...]) -> Iterator[None]:
 class ZeusDevices:
     """GPUs read through Zeus alone: AMD. Clocks, reasons and processes are not offered there and stay None."""
 
-    def __init__(self, gpus: Sequence[Any], *, kinds: tuple[type[Exception], ...] | None = None) -> None:
+    def __init__(
+        self, gpus: Sequence[Any], *, kinds: tuple[type[Exception], ...] | None = None, wanted: Wanted | None = None
+    ) -> None:
         """Keep Zeus's objects.
 
         Args:
             gpus: of `open_gpus`; tests pass fakes.
             kinds: what they raise.
+            wanted: what the profile declares of each GPU.
         """
         self._gpus = tuple(gpus)
         self._kinds = failures() if kinds is None else kinds
+        self._wanted = wanted or Wanted()
 
     def _read(self, method: str) -> tuple[float | None, ...]:
         """Read one thing of each GPU, in Zeus's unit; None where it is not supported."""
@@ -214,8 +219,8 @@ class ZeusDevices:
         """Read temperature and limit, unless the driver waits."""
         if hurried():
             return NOTHING
-        return Slow(temperature_c=_most(self._read("get_gpu_temperature")),
-                    limit_w=_least(_thousandth(self._read("get_power_management_limit"))))
+        return Slow(temperature_c=self._wanted.temperature(_all(self._read("get_gpu_temperature"))),
+                    limit_w=self._wanted.limit(_all(_thousandth(self._read("get_power_management_limit")))))
 
     def state(self) -> DeviceState:
         """Read what Zeus offers of a device's state."""
@@ -228,9 +233,7 @@ def _thousandth(values: tuple[float | None, ...]) -> tuple[float | None, ...]:
     return tuple(None if value is None else value / 1000 for value in values)
 
 
-def _most(values: tuple[float | None, ...]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
-
-
-def _least(values: tuple[float | None, ...]) -> float | None:
-    return min((value for value in values if value is not None), default=None)
+def _all(values: tuple[float | None, ...]) -> list[float]:
+    """Return what was read of every GPU; nothing where one does not say: it may be the one that strays."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []

@@ -1,0 +1,51 @@
+"""The command line of `run`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jouleboard import cli_cluster, cli_values
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `run`."""
+    run = commands.add_parser(
+        "run", help="evaluate a model's variants and measure what they cost",
+        description="Run a plan: fetch the model and the items, build the variants, score every item, measure energy "
+        "trials and probes, write one entry a variant. What is finished is kept: run the same command again to go on.",
+    )
+    run.add_argument("plan", nargs="?", metavar="PLAN", help="a plan's id, a YAML file, or a bundle's folder (default: quick)")
+    run.add_argument("--model", metavar="MODEL",
+                     help="run this model instead of the plan's: a declared id, a folder with safetensors, or OWNER/NAME@COMMIT")
+    run.add_argument("--recipe", nargs="+", metavar="ID", help="run these recipes; the base is always run with them")
+    run.add_argument("--tasks", nargs="+", metavar="ID", help="run these tasks, all items unless --limit is given")
+    run.add_argument("--limit", type=cli_values.positive, metavar="N", help="at most N items a task (a stratified sample)")
+    run.add_argument("--hardware", metavar="ID", help="a declared profile (default: the one that fits this machine)")
+    run.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/<plan>)")
+    run.add_argument("--dry-run", action="store_true", help="print what would be run and what time it needs, and stop")
+    run.add_argument("--resume", action="store_true",
+                     help="only go on with the run that is in the folder: an error where there is none. Without it a run goes "
+                     "on too, or begins; another configuration in the folder is refused either way, with what differs")
+    run.add_argument("--stop-after", type=cli_values.minutes, metavar="MINUTES",
+                     help="stop in time, between two windows, with exit code 3; the same command goes on from there")
+    run.add_argument("--patience", type=cli_values.minutes, metavar="MINUTES",
+                     help="a variant's process that says nothing for so long hangs, and fails (default: 15)")
+    run.add_argument("--worker-memory", type=cli_values.gigabytes, metavar="GB",
+                     help="each variant's process may allocate so much beside its libraries (default: no limit)")
+    run.add_argument("--resident", choices=["auto", "all", "pair"], default="auto",
+                     help="what is in memory: all variants, or the base and one at a time, which takes longer (default: as memory allows)")
+    run.add_argument("--manifest-sha256", metavar="HEX", help="refuse a bundle whose manifest has another digest")
+    cli_cluster.add_run_options(run)
+    run.set_defaults(function=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from jouleboard import commands  # noqa: PLC0415 - keeps --help instant
+
+    return commands.run(commands.RunOptions(
+        plan=args.plan, model=args.model, recipes=tuple(args.recipe or ()), tasks=tuple(args.tasks or ()),
+        limit=args.limit, hardware=args.hardware, out=args.out, dry_run=args.dry_run, resident=args.resident,
+        stop_after_min=args.stop_after, manifest_sha256=args.manifest_sha256, resume=args.resume, patience_min=args.patience, worker_memory_gb=args.worker_memory,
+        executor=args.executor, parallel=args.parallel, site=args.site, wait=not args.no_wait,
+    ))
