@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jouleboard import catalogue, models
+from tests import survival
 
 DEFAULT_MODEL = "smollm2-135m-instruct-q4wheel"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what starts a Slurm cluster, unless `-m` speaks of it."""
+    if "slurm" not in config.getoption("markexpr"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slurm")])
+        items[:] = [item for item in items if not item.get_closest_marker("slurm")]
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +56,18 @@ def jouleboard(*words: object, **environment: str) -> subprocess.CompletedProces
         [sys.executable, "-m", "jouleboard", *map(str, words)], capture_output=True, text=True, check=False,
         env={**os.environ, **environment}, timeout=600,
     )
+
+
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory, dense_model: Path) -> survival.Ground:
+    """What whole runs over a tiny model begin with; the processes of one test session share it."""
+    base = tmp_path_factory.getbasetemp()
+    return survival.make_ground((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "ground", dense_model)
+
+
+@pytest.fixture
+def place(ground: survival.Ground, tmp_path: Path) -> Iterator[survival.Place]:
+    """A folder for one run, whose processes are ended with the test."""
+    made = survival.Place(ground=ground, folder=tmp_path / "place")
+    yield made
+    made.end()

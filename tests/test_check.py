@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from jouleboard import catalogue, charts, check, cli, gate_facts, gates, publish, rank, store, traces
 from jouleboard.check import Problem
-from jouleboard.records import Item, Probe, Report, Window
+from jouleboard.records import Item, Report
 from jouleboard.traces import Sample
+from jouleboard.windows import Probe, Window
 from tests import factory
 
 N = 20
@@ -512,7 +513,7 @@ def test_a_power_model_belongs_to_method_model_and_to_no_other(runs: Path, tmp_p
 
 
 @pytest.mark.parametrize("change", [
-    {"status": "failed"}, {"trials": []}, {"failure": {"phase": "build", "reason": "it died", "log_tail": ""}},
+    {"status": "failed"}, {"trials": []}, {"failure": {"phase": "build", "code": "crash", "reason": "it died", "log_tail": ""}},
 ])
 def test_a_status_that_does_not_fit_is_found(change: dict[str, Any], runs: Path) -> None:
     edit_report(entry(runs), lambda raw: raw.update(change))
@@ -546,7 +547,7 @@ def test_trials_without_a_session_or_a_workload_and_the_other_way_round_are_foun
 
 def test_a_variant_that_failed_in_its_first_trial_has_a_session_and_no_trial(runs: Path) -> None:
     edit_report(entry(runs), lambda raw: raw.update(
-        status="failed", trials=[], failure={"phase": "energy", "reason": "it died", "log_tail": ""}))
+        status="failed", trials=[], failure={"phase": "energy", "code": "crash", "reason": "it died", "log_tail": ""}))
     assert problems(runs) == []
 
 

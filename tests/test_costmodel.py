@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jouleboard import costmodel
 from jouleboard.costfit import Fit, LeftOut, Residual, Span, Term
-from jouleboard.records import Probe
+from jouleboard.windows import Probe
 from tests import factory
 from tests.factory import CostLaw
 

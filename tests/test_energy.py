@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,10 +15,10 @@ import pytest
 
 from jouleboard import energy, plan, protocol, sessionfile, store, trials
 from jouleboard.declared import Band, Figure
-from jouleboard.errors import MeterError, OutOfTimeError, TooLargeError, UnitError
+from jouleboard.errors import MeterError, OutOfTimeError, StorageError, TooLargeError, UnitError
 from jouleboard.plan import Family
 from jouleboard.session import MARGIN_S
-from jouleboard.sessionfile import SessionState
+from jouleboard.sessionfile import Residency, SessionState
 from tests.fake_session import PLAN, TASKS, FakeMeter, FakeWorker, complete, family_of, session_of
 
 
@@ -131,6 +133,46 @@ def test_a_stop_in_any_window_loses_that_window_and_no_other(kind: str, family: 
     assert set(measured.values()) == {1}, "a window that was closed was measured again"
     pieces = [trial.piece for held in record.held.values() for trial in held.trials]
     assert len(set(pieces)) > 1
+
+
+@pytest.mark.parametrize("residency", ["all", "pair"])
+def test_a_disk_that_is_full_at_any_moment_fails_no_variant_and_the_session_goes_on(
+    residency: Residency, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = complete(session_of(family, tmp_path / "whole", residency=residency))
+    real, asked = os.fsync, []
+    stopped = 0
+    for number in range(1, 400, 13):
+        session = session_of(family, tmp_path / "cut", asked=asked, residency=residency)
+
+        def full(handle: int, left: list[int] = [number]) -> None:  # noqa: B006 - a counter for this turn
+            left[0] -= 1
+            if left[0] <= 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(handle)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            try:
+                complete(session)
+                error = None
+            except StorageError as caught:
+                error = caught
+        assert [state.failure for state in session.state.values()] == [None] * 3
+        if error is None:
+            break
+        stopped += 1
+        assert "No space left on device" in error.problem
+        assert not list((tmp_path / "cut").rglob("*.tmp"))
+        for path in (tmp_path / "cut").rglob(store.REPORT):
+            if not path.parent.name.startswith("."):
+                store.read_report(path)
+    assert stopped > 3
+    record = session.record
+    assert record is not None
+    assert {name: len(held.trials) for name, held in record.held.items()} == {
+        name: len(held.trials) for name, held in whole.held.items()}
+    assert all(state.complete for state in session.state.values())
 
 
 def test_entries_of_a_session_in_pieces_pass_the_check_of_their_files(family: Family, tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from jouleboard import gate_facts, gate_steady, gates, recipes, store, traces
 from jouleboard.declared import Band, Cell, Figure
 from jouleboard.gate_session import _BITS
-from jouleboard.records import Gate, Idle, Probe, Report, Trial
+from jouleboard.records import Report
 from jouleboard.traces import Sample
+from jouleboard.windows import Gate, Idle, Probe, Trial
 from tests import factory
 
 replace = msgspec.structs.replace
@@ -781,7 +782,7 @@ def test_every_code_is_explained_and_every_limit_is_that_of_the_table() -> None:
 
 
 def gates_name() -> Any:
-    from jouleboard.records import Name
+    from jouleboard.windows import Name
 
     return Name
 

@@ -68,6 +68,7 @@ def test_the_plan_goes_on_piece_by_piece_and_everything_says_simulated(
         assert {(trial.workload, trial.batch) for trial in report.trials} == {("agent", 1), ("agent", 2)}
         assert all(trial.window.energy.measured_j for trial in report.trials if trial.void is None)
         assert "SIMULATED" in (out / report.model / report.recipe / store.REPORT).read_text()
+    (tmp_path / "reports").mkdir()
     refused = jouleboard("submit", out, "--reports", tmp_path / "reports")
     assert refused.returncode == 2
     assert "SIMULATED" in refused.stderr

@@ -31,15 +31,16 @@ def fp32(dense_model: Path):
     return build(dense_model, "fp32")
 
 
-def ours(variant, name: str, limit: int):
+def ours(variant, name: str, limit: int, *, journal: Path | None = None, progress=None):
     task = catalogue.task(name)
     prepared = tasks.prepare(task)
     request = protocol.Evaluate(
         task=task, documents=str(prepared.path), data_sha256=prepared.data_sha256, unparsed=len(prepared.unparsed),
-        limit=limit, seed=7, withheld=None, items="", batches="",
+        limit=limit, seed=7, withheld=None, items="", batches="", journal=None if journal is None else str(journal),
+        origin_sha256="0" * 64,
     )
     told: list[tuple[int, int]] = []
-    outcome, result = variant.evaluate(request, lambda: None, lambda done, of: told.append((done, of)))
+    outcome, result = variant.evaluate(request, lambda: None, progress or (lambda done, of: told.append((done, of))))
     return outcome, result, prepared.path, told
 
 
@@ -124,6 +125,32 @@ def test_tokens_are_counted_exactly_and_padding_apart(fp32, dense_model):
     padded = sum(len(batch) * max(len(row.tokens) for row in batch) for batch in outcome.batches)
     assert result.fed_tokens == sum(map(len, fed))
     assert result.computed_tokens == padded >= result.fed_tokens
+
+
+@pytest.mark.parametrize("name", ["home_agent_easy", "book_year2889"])
+def test_killed_inside_a_task_it_goes_on_at_the_next_batch_and_every_byte_is_the_same(fp32, name, tmp_path):
+    # More than one batch of four.
+    limit = 6
+    whole, result, _, told = ours(fp32, name, limit, journal=tmp_path / "undisturbed")
+    calls = []
+
+    class KilledError(BaseException):
+        pass
+
+    def kill(_done: int, _of: int) -> None:
+        calls.append(1)
+        if len(calls) == len(told) // 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        ours(fp32, name, limit, journal=tmp_path / "j", progress=kill)
+    assert 0 < len((tmp_path / "j").read_bytes()) < len((tmp_path / "undisturbed").read_bytes())
+    again, same, _, more = ours(fp32, name, limit, journal=tmp_path / "j")
+    assert (whole.resumed_batches, again.resumed_batches) == (0, len(told) // 2)
+    assert msgspec.json.encode(again.items) == msgspec.json.encode(whole.items)
+    assert msgspec.json.encode(again.batches) == msgspec.json.encode(whole.batches)
+    assert (again.inputs_sha256, same, more) == (whole.inputs_sha256, result, told)
+    assert (tmp_path / "j").read_bytes() == (tmp_path / "undisturbed").read_bytes()
 
 
 def test_a_replay_computes_the_same_outputs_each_time(fp32, tmp_path):

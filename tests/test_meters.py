@@ -38,7 +38,7 @@ from jouleboard.meters.reasons import SensorError
 from jouleboard.meters.server import next_poll_s
 from jouleboard.meters.soc import SocMeter, open_soc
 from jouleboard.meters.zeus import ZeusCounter, ZeusDevices, open_gpus
-from jouleboard.records import DeviceState, Energy
+from jouleboard.windows import DeviceState, Energy
 
 MODEL = PowerModel(idle_w_per_core=1.0, max_w_per_core=4.0, relative_uncertainty=0.5, source="invented")
 

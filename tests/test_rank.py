@@ -15,8 +15,9 @@ import pytest
 from scipy import stats
 
 from jouleboard import costmodel, costs, downloads, rank, scores
-from jouleboard.records import Gate, Report
+from jouleboard.records import Report
 from jouleboard.rows import Board, Estimate, Row
+from jouleboard.windows import Gate
 from tests import factory
 from tests.factory import Entry
 
@@ -355,7 +356,7 @@ def test_a_failed_variant_is_shown_on_its_familys_board_with_its_reason(family: 
     board = one(entries)
     assert [row.entry for row in board.unranked] == [name]
     row = board.unranked[0]
-    assert row.unranked == "failed in build: the worker ended with signal 9"
+    assert row.unranked == "failed in build (crash): the worker ended with signal 9"
     assert "failed" in row.badges
     assert (row.quality, row.cpu_s_per_ktoken, row.energy_j_per_ktoken, row.cost_ratio) == (None,) * 4
     assert board.tasks == tuple(result.task for result in family[0].report.tasks)

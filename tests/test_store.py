@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import os
+import shutil
 import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +22,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jouleboard import store, traces
-from jouleboard.errors import DataFileError
+from jouleboard import storage, store, traces
+from jouleboard.errors import DataFileError, StorageError
 from jouleboard.records import FORMAT_VERSION, Item
 from tests import factory
 
 SAFE = 2**53 - 1
 OLD = b"what was there before"
-
-
-class LostPowerError(OSError):
-    """What the fault injection raises."""
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +58,216 @@ def refused(folder: Path, data: bytes) -> DataFileError:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["replace", "fsync"])
-def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(
-    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_args: object, **_kwargs: object) -> None:
-        raise LostPowerError(28, "No space left on device")
+FAULTS = ("replace", "rename", "fsync", "mkdir", "open", "chmod")
+"""What `store` does on a disk, by the functions of `os` that do it."""
 
-    path = tmp_path / "file"
+
+class Disk:
+    """Fails at the Nth operation, and at all that come after it where the fault stays."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, number: int, *, stays: bool = False, code: int = errno.ENOSPC) -> None:
+        self.calls = 0
+        for name in FAULTS:
+            patch.setattr(os, name, self._failing(getattr(os, name)))
+        self._number, self._stays, self._code = number, stays, code
+
+    @property
+    def failed(self) -> bool:
+        return self.calls >= self._number
+
+    def _failing(self, real: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            if self.calls == self._number or (self._stays and self.failed):
+                raise OSError(self._code, os.strerror(self._code), args[0] if isinstance(args[0], (str, os.PathLike)) else None)
+            return real(*args, **kwargs)
+
+        return call
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES, errno.EDQUOT, errno.ENOENT])
+@pytest.mark.parametrize("stays", [False, True])
+def test_wherever_a_write_fails_the_file_is_the_old_one_or_the_new_one(
+    code: int, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: FBT001 - a parameter of the test
+) -> None:
+    path = tmp_path / "deep" / "file"
+    for number in itertools.count(1):
+        store.write_atomic(path, OLD)
+        with monkeypatch.context() as patch:
+            disk = Disk(patch, number, stays=stays, code=code)
+            try:
+                store.write_atomic(path, b"new")
+                error = None
+            except StorageError as caught:
+                error = caught
+        if not disk.failed:
+            break
+        if error is None:
+            # A folder that is there need not be made.
+            assert path.read_bytes() == b"new"
+            continue
+        assert error.file == str(path)
+        assert os.strerror(code) in error.problem
+        assert "same command again" in (error.remedy or "")
+        assert (f"free at least 3 bytes on the disk of {path.parent}" in (error.remedy or "")) is (code in {errno.ENOSPC, errno.EDQUOT})
+        left = {name: data for name, data in tree(tmp_path).items() if not name.endswith(store.TEMPORARY)}
+        assert left in ({"deep/file": OLD}, {"deep/file": b"new"})
+        if not stays:
+            assert set(tree(tmp_path)) == {"deep/file"}, "a temporary file was left where it could be removed"
+        store.sweep(tmp_path)
+        assert set(tree(tmp_path)) == {"deep/file"}
+    assert number > 5
+    assert path.read_bytes() == b"new"
+
+
+def entry_files(folder: Path, text: bytes) -> None:
+    """Write an entry as a run does: beside its place, then into it."""
+    store.recover_folder(folder)
+    new = folder.with_name(f".{folder.name}.new")
+    store.write_lines(new / store.ITEMS, [text])
+    store.write_atomic(new / store.REPORT, text)
+    store.replace_folder(new, folder)
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_wherever_an_entry_fails_to_be_written_the_old_or_the_new_one_is_there_whole(
+    stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: FBT001 - a parameter of the test
+) -> None:
+    target = tmp_path / "model" / "nf4"
+    entry_files(tmp_path / "new", b"new")
+    entry_files(tmp_path / "old", b"old")
+    old, new = tree(tmp_path / "old"), tree(tmp_path / "new")
+    set_aside = 0
+    for number in itertools.count(1):
+        entry_files(target, b"old")
+        with monkeypatch.context() as patch:
+            disk = Disk(patch, number, stays=stays)
+            with contextlib.suppress(StorageError):
+                entry_files(target, b"new")
+        if not disk.failed:
+            break
+        if target.exists():
+            assert tree(target) in (old, new)
+        else:
+            # Both renames failed: only then it is set aside, and whoever comes next brings it back.
+            assert stays
+            set_aside += 1
+        store.recover_folder(target)
+        assert tree(target) in (old, new)
+        assert [path.name for path in target.parent.iterdir()] == ["nf4"]
+        entry_files(target, b"new")
+        assert tree(target) == new
+    assert number > 15
+    assert set_aside == (1 if stays else 0)
+
+
+def test_a_folder_that_was_set_aside_is_not_lost_by_the_next_one_that_is_written(tmp_path: Path) -> None:
+    target = tmp_path / "nf4"
+    entry_files(target, b"old")
+    target.rename(tmp_path / ".nf4.old")
+    new = tmp_path / ".nf4.new"
+    with pytest.raises(StorageError, match="cannot be written"):
+        store.replace_folder(new, target)
+    assert (target / store.REPORT).read_bytes() == b"old"
+
+
+# --- real disks -------------------------------------------------------------------------------------------------------
+
+
+def mount(*words: str) -> None:
+    """Mount, or skip where that is not permitted."""
+    done = subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()[:100]}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 kB."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root may mount a small disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder))
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_with_what_to_free_and_when_it_is_freed_the_write_succeeds(small_disk: Path) -> None:
+    path = small_disk / "runs" / "session.json"
     store.write_atomic(path, OLD)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, fault, fail)
-        with pytest.raises(LostPowerError):
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 4096)
+    with pytest.raises(StorageError) as caught:
+        store.write_atomic(path, b"x" * 8000)
+    assert str(caught.value) == (
+        f"{path}: cannot be written (No space left on device)\n"
+        f"  remedy: free at least 8000 bytes on the disk of {path.parent} and run the same command again: it goes on")
+    assert tree(path.parent) == {"session.json": OLD}
+    ballast.unlink()
+    store.write_atomic(path, b"x" * 8000)
+    assert path.read_bytes() == b"x" * 8000
+
+
+def test_too_little_room_is_said_before_anything_is_written(small_disk: Path) -> None:
+    storage.require(small_disk / "run", need_bytes=30_000, what="the run folder")
+    with pytest.raises(StorageError, match=r"the run folder: 0 MB are free, about 5 MB are needed") as caught:
+        storage.require(small_disk / "run", need_bytes=5_000_000, what="the run folder")
+    assert "free 5 MB on the disk of" in (caught.value.remedy or "")
+    assert list((small_disk / "run").iterdir()) == []
+
+
+def test_a_read_only_folder_is_said_and_what_it_holds_stays(small_disk: Path) -> None:
+    path = small_disk / "run" / "file"
+    store.write_atomic(path, OLD)
+    entry_files(small_disk / "run" / "nf4", b"old")
+    mount("--bind", str(small_disk), str(small_disk))
+    try:
+        mount("-o", "remount,ro,bind", str(small_disk))
+        with pytest.raises(StorageError, match="Read-only file system") as caught:
             store.write_atomic(path, b"new")
+        assert "for writing" in (caught.value.remedy or "")
+        with pytest.raises(StorageError, match="Read-only file system"):
+            storage.require(small_disk / "run", need_bytes=0, what="the run folder")
+        with pytest.raises(StorageError, match="Read-only file system"):
+            entry_files(small_disk / "run" / "nf4", b"new")
+    finally:
+        subprocess.run(["umount", "--lazy", str(small_disk)], check=True)
     assert path.read_bytes() == OLD
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+    assert (small_disk / "run" / "nf4" / store.REPORT).read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(("error", "remedy"), [
+    (Exception("No space left on device (os error 28)"), "free some space on the disk of"),
+    (RuntimeError("SafetensorError: I/O error: Read-only file system (os error 30)"), "for writing"),
+    (OSError(errno.ENOSPC, "x"), "free some space"), (ValueError("something else"), None), (OSError("no number"), None),
+])
+def test_libraries_say_in_their_own_words_that_a_disk_is_full(error: Exception, remedy: str | None, tmp_path: Path) -> None:
+    found = storage.told(error, tmp_path / "file")
+    assert (found is None) is (remedy is None)
+    if found is not None and remedy is not None:
+        assert remedy in (found.remedy or "")
+
+
+def test_only_errors_of_our_own_folders_are_errors_of_storage(tmp_path: Path) -> None:
+    ours, other = tmp_path / "run", tmp_path / "other"
+    with pytest.raises(StorageError, match="No such file") as caught, storage.within(ours):
+        (ours / "gone").read_bytes()
+    assert "bring the folder" in (caught.value.remedy or "")
+    with pytest.raises(FileNotFoundError), storage.within(ours):
+        (other / "gone").read_bytes()
+    with pytest.raises(BrokenPipeError), storage.within(ours):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+    with pytest.raises(StorageError), storage.within(ours):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_ctrl_c_inside_a_write_leaves_the_old_file_and_no_temporary_one(

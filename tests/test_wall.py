@@ -11,7 +11,8 @@ import pytest
 
 from jouleboard import check, cli, powerlog, store, wall
 from jouleboard.errors import DataFileError
-from jouleboard.records import Report, Trial
+from jouleboard.records import Report
+from jouleboard.windows import Trial
 from tests import factory
 from tests.conftest import jouleboard
 

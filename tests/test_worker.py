@@ -27,11 +27,14 @@ VOCABULARY = 257
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A folder with a three-layer Llama, random weights, and a tokenizer of one token a byte."""
+    return make_model(tmp_path_factory.mktemp("tiny"))
+
+
+def make_model(where: Path, **changed: int) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    where = tmp_path_factory.mktemp("tiny")
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate([*letters, "<end>"])}, merges=[]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -39,11 +42,11 @@ def folder(tmp_path_factory) -> Path:
     named = dict.fromkeys(("bos_token", "eos_token"), "<end>")
     PreTrainedTokenizerFast(tokenizer_object=made, **named).save_pretrained(where)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=VOCABULARY, max_position_embeddings=512, tie_word_embeddings=True, eos_token_id=VOCABULARY - 1,
-        bos_token_id=VOCABULARY - 1,
-    )
+    config = LlamaConfig(**{
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_position_embeddings": 512, "tie_word_embeddings": True,
+        "eos_token_id": VOCABULARY - 1, "bos_token_id": VOCABULARY - 1, **changed,
+    })
     LlamaForCausalLM(config).save_pretrained(where)
     return where
 
@@ -327,3 +330,49 @@ def test_a_worker_process_answers_over_its_pipes(folder):
     )
     replies = [REPLIES.decode(line) for line in done.stdout.splitlines()]
     assert [type(reply).__name__ for reply in replies] == ["Ready", "Built", "Ready", "Worked"]
+
+
+@pytest.mark.parametrize(("error", "code", "storage"), [
+    (MemoryError("no more"), "out-of-memory", False),
+    (RuntimeError('"rms_norm" not implemented for \'Float8\''), "unsupported", False),
+    (OSError(28, "No space left on device", "/full/items.jsonl"), "error", True),
+    (ValueError("a bug"), "error", False),
+])
+def test_an_error_answers_with_its_kind_and_the_worker_lives(folder, monkeypatch, error, code, storage):
+    from jouleboard.variant import Variant
+
+    real = Variant.serve
+    left = [error]
+    monkeypatch.setattr(Variant, "serve", lambda *words: _raise(left.pop()) if left else real(*words))
+    failed, ready, worked = after_build(folder, serve(), serve(), GO)
+    assert (failed.code, failed.storage) == (code, storage)
+    assert str(error) in failed.reason
+    assert bool(failed.remedy) == (code != "error" or storage)
+    assert failed.file == ("/full/items.jsonl" if storage else None)
+    assert [type(reply).__name__ for reply in (ready, worked)] == ["Ready", "Worked"]
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_what_a_failed_request_held_is_given_back_before_the_next(folder, monkeypatch):
+    import weakref
+
+    import torch
+
+    from jouleboard.variant import Variant
+
+    alive: list[weakref.ref] = []
+
+    def hold(*_words):
+        large = torch.zeros(10)
+        alive.append(weakref.ref(large))
+        # Held by its own traceback, as by a library that keeps what it catches: only the collector ends that.
+        error = MemoryError()
+        raise error
+
+    monkeypatch.setattr(Variant, "serve", hold)
+    monkeypatch.setattr(Variant, "probe", lambda *_words: _raise(ValueError(f"alive: {alive[0]() is not None}")))
+    _, after = after_build(folder, serve(), probe("decode"))
+    assert "alive: False" in after.reason

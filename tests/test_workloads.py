@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from jouleboard import workloads
+from jouleboard import hostmemory, workloads
 from jouleboard.engines import caches, canary, memory
 from jouleboard.errors import UnitError
 
@@ -358,11 +358,11 @@ def test_the_limit_of_a_control_group_or_of_one_above_it_counts(tmp_path, member
     root = tmp_path / "fs"
     group(root / folder, "1000", 400)
     group((root / folder).parent, "500", 450)
-    assert sorted(memory._control_groups(tmp_path / "cgroup", root)) == [55, 605]
+    assert sorted(hostmemory.control_groups(tmp_path / "cgroup", root)) == [55, 605]
     group(root / folder, "max", 400)
     if names[0] == "memory.max":
-        assert sorted(memory._control_groups(tmp_path / "cgroup", root)) == [55]
-    assert list(memory._control_groups(tmp_path / "none", root)) == []
+        assert sorted(hostmemory.control_groups(tmp_path / "cgroup", root)) == [55]
+    assert list(hostmemory.control_groups(tmp_path / "none", root)) == []
 
 
 def test_a_peak_is_kept_over_stretches_until_it_is_forgotten():
