@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,14 @@ from jouleboard import catalogue, models
 from tests import survival
 
 DEFAULT_MODEL = "smollm2-135m-instruct-q4wheel"
+
+
+def pytest_configure() -> None:
+    """Undo what a shell does to its background jobs: they, and all that they start, ignore SIGINT, and tests press Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # Not in the main thread: another one has done it, or cannot be helped.
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
