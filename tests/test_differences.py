@@ -99,13 +99,19 @@ VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allo
                       max_leaves=12)
 
 
+def test_names_that_would_break_the_line_are_escaped():
+    held, wanted = {"a": {}, "recipes": ["\n"]}, {"a": {"\n": None}, "recipes": ["\u2028\u00e9\x7f"]}
+    assert differences.lines(held, wanted) == [
+        'a."\\n": absent -> null', 'recipes: "\\u2028\\u00e9\\u007f" added', 'recipes: "\\n" removed']
+
+
 @given(held=st.dictionaries(st.sampled_from(["tasks", "recipes", "a", "b"]), VALUES),
        wanted=st.dictionaries(st.sampled_from(["tasks", "recipes", "a", "b"]), VALUES))
 def test_whatever_differs_gets_a_line_and_nothing_else_does(held, wanted):
     found = differences.lines(held, wanted)
     if differences.fields(held, wanted):
         assert found
-    assert all("\n" not in line for line in found)
+    assert all(line.isprintable() for line in found)
     assert differences.lines(wanted, wanted) == []
 
 

@@ -335,6 +335,18 @@ def test_counter_and_integral_agree_to_5_and_are_refuted_beyond_10_percent(integ
     assert judge("cross-check", TRIAL, energy_with(measured_j=20000.0, integral_j=integral_j)).status == status
 
 
+@pytest.mark.parametrize(("integral_j", "status"), [(137.0, "pass"), (114.4, "unverified"), (276.9, "unverified"), (277.1, "fail")])
+def test_two_ticks_of_the_counter_refute_nothing(integral_j: float, status: str) -> None:
+    """A third of a second at 400 W; the profile declares ticks of 0.1 s and a limit of 700 W: 140 J."""
+    assert judge("cross-check", TRIAL, lasting(0.342, 2), energy_with(measured_j=137.0, integral_j=integral_j)).status == status
+
+
+def test_without_a_declared_tick_or_limit_ten_percent_refute() -> None:
+    short = both(lasting(0.342, 2), energy_with(measured_j=137.0, integral_j=114.4))
+    for unknown in ({"counter_tick_s": None}, {"power_limit_w": None}):
+        assert judge("cross-check", TRIAL, short, profile_with(**unknown)).status == "fail"
+
+
 def test_a_cross_check_between_5_and_10_percent_voids_nothing_but_is_said() -> None:
     report, rows = energy_with(measured_j=25000.0, integral_j=23250.0)(*sound())
     judged = gates.apply(report, rows)

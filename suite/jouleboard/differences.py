@@ -66,7 +66,7 @@ def _compare(path: str, held: object, wanted: object) -> Iterator[str]:
         return
     if isinstance(held, dict) and isinstance(wanted, dict):
         for key in sorted(held.keys() | wanted.keys()):
-            place = f"{path}.{key}" if path else str(key)
+            place = f"{path}.{_text(key)}" if path else _text(key)
             if key not in held or key not in wanted:
                 yield _line(place, _text(held[key]) if key in held else _ABSENT,
                             _text(wanted[key]) if key in wanted else _ABSENT)
@@ -90,8 +90,8 @@ def _compare_lists(path: str, held: list[Any], wanted: list[Any]) -> Iterator[st
                 yield from _compare(f"{path}[{place}]", held[place], wanted[place])
         return
     before, after = names[0], names[1]
-    yield from (f"{path}: {name} added" for name in after if name not in before)
-    yield from (f"{path}: {name} removed" for name in before if name not in after)
+    yield from (f"{path}: {_text(name)} added" for name in after if name not in before)
+    yield from (f"{path}: {_text(name)} removed" for name in before if name not in after)
     if [name for name in before if name in after] != [name for name in after if name in before]:
         yield f"{path}: their order differs"
     for place, name in enumerate(after):
@@ -122,7 +122,9 @@ def _text(value: object) -> str:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    # What moves the cursor or breaks the line stands as an escape.
+    return text if text.isprintable() else json.dumps(value, sort_keys=True).replace("\x7f", "\\u007f")
 
 
 def _short(text: str) -> str:

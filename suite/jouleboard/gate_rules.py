@@ -100,7 +100,8 @@ RULES: dict[str, Rule] = {
                            "above-limit": "More power than the limit lets through cannot be true.", **_NOT_DECLARED,
                            "no-reading": "There are no joules to hold against the bounds.", **_NO_SENSOR}),
     "cross-check": Rule(
-        text="The counter and our own integral of the sampled power differ by at most 5 %; up to 10 % is unverified.",
+        text="The counter and our own integral of the sampled power differ by at most 5 %; up to 10 %, or two ticks of the "
+        "counter at the power limit, is unverified.",
         consequence="void", limit=0.05,
         codes={"integral-differs": "The two readings contradict each other.",
                "integral-unsure": "The two readings differ by more than 5 %.",
