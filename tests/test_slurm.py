@@ -135,8 +135,8 @@ def scoring(bench: Path, out: str, model: str) -> bool:
 
 
 def start_now(cluster: slurm.Cluster, job: str) -> None:
-    """Slurm lets a requeued job wait for two minutes."""
-    cluster.command("scontrol", "update", f"jobid={job}", "starttime=now", check=False)
+    """Slurm lets a requeued job wait for two minutes; before a few seconds have passed it refuses the job's old credential."""
+    cluster.command("scontrol", "update", f"jobid={job}", "starttime=now+5", check=False)
 
 
 def assert_complete(bench: Path, out: str, undisturbed: Callable[[], dict[str, bytes]]) -> None:

@@ -175,7 +175,12 @@ class Session:
             self.keep(msgspec.structs.replace(self.record, failed=(*self.record.failed, recipe.id)))
         if state.earlier is not None:
             self.display.say(f"  {recipe.id}: its earlier, complete entry is kept")
-        self.folder.write(state, self.record)
+        self.folder.write(state, self.record or self._interrupted(recipe))
+
+    def _interrupted(self, recipe: Recipe) -> SessionState | None:
+        """Return the session on disk where a variant has trials in it that this process has not come to: its entry keeps them."""
+        there = self.folder.session.read()
+        return there if there is not None and recipe.id in there.held else None
 
     def _own_folders(self) -> dict[str, str]:
         """Return the folders that only the user knows; none may be named in an entry."""
