@@ -7,8 +7,8 @@ from functools import partial
 
 import msgspec
 
-from jouleboard import protocol, residency, silence
-from jouleboard.errors import HardwareError, JouleboardError, UnitError
+from jouleboard import protocol, recipes, residency, silence
+from jouleboard.errors import HardwareError, JouleboardError, RecipeError, UnitError
 from jouleboard.paths import data_folder
 from jouleboard.plan import CALIBRATION, ranks, torch_device
 from jouleboard.recipes import Recipe
@@ -88,6 +88,10 @@ def device(session: Session) -> str | None:
 
 def _build(session: Session, recipe: Recipe, worker: Worker) -> None:
     family, state = session.family, session.state[recipe.id]
+    why = recipes.missing(recipe, torch_device(family.hardware))
+    if why is not None:
+        raise RecipeError(why, file=f"recipes/{recipe.id}.yaml", field="steps", remedy="leave the recipe out on this machine, or bring what it needs: "
+                          "`jouleboard recipes list` says what that is")
     residency.require_fit(session, recipe)
     request = protocol.Build(
         model=family.model, folder=str(session.dense.folder), recipe=msgspec.to_builtins(recipe),

@@ -70,7 +70,7 @@ def families(plan: Plan, hardware: Hardware) -> list[Family]:
     chosen = [Chosen(task=catalogue.task(row.task), limit=row.limit) for row in plan.tasks]
     loaded = tuple(recipes.load(name) for name in names)
     for recipe in loaded:
-        recipes.check(recipe)
+        recipes.require_order(recipe)
     workloads = _workloads(plan)
     return [Family(plan=plan, model=model, recipes=loaded, tasks=_asked(chosen, model), hardware=hardware, workloads=workloads)
             for model in map(catalogue.model, plan.models)]

@@ -125,7 +125,7 @@ def realised(model: nn.Module, steps: list[dict[str, Any]], layers: int) -> Real
         nonzero_share=nonzero / countable,
         layers=layers,
         weights_sha256=fingerprint(model),
-        claims=tuple(_verify(steps, classes, layers)),
+        claims=tuple(_verify(model, steps, classes, layers)),
     )
 
 
@@ -135,18 +135,47 @@ def _logical_numel(tensor: torch.Tensor) -> int:
     return int(torch.Size(state.shape).numel()) if state is not None else tensor.numel()
 
 
-def _verify(steps: list[dict[str, Any]], classes: Counter[str], layers: int) -> Iterator[str]:
+def _verify(model: nn.Module, steps: list[dict[str, Any]], classes: Counter[str], layers: int) -> Iterator[str]:
     for step in steps:
-        kind, claimed = step.get("claimed_tensor_class"), step.get("claimed_quantised_tensors")
-        if kind is not None:
-            if classes[kind] != claimed:
-                raise RecipeError(
-                    f"{step['step']} claims {claimed} weights of class {kind}, the built model has {classes[kind]}",
-                    field="realised", remedy="the kernel does not take these layers: see the log, use another recipe",
-                )
+        name = step["step"]
+        if "claimed_tensor_class" in step:
+            kind, claimed = step["claimed_tensor_class"], step["claimed_quantised_tensors"]
+            _require(name, f"{claimed} weights of class {kind}", classes[kind], claimed,
+                     "the kernel does not take these layers: see the log, use another recipe")
             yield f"{claimed} weights are {kind}"
         if "claimed_layers" in step:
-            if step["claimed_layers"] != layers:
-                raise RecipeError(f"{step['step']} claims {step['claimed_layers']} layers, the built model has {layers}",
-                                  field="realised", remedy="this is a bug in the step: please report it")
+            _require(name, f"{step['claimed_layers']} layers", layers, step["claimed_layers"])
             yield f"{layers} layers are left"
+        modules = Counter(type(module).__name__ for module in model.modules())
+        for kind, claimed in step.get("claimed_modules", {}).items():
+            _require(name, f"{claimed} modules of class {kind}", modules[kind], claimed)
+            yield f"{claimed} modules are {kind}"
+        if "claimed_parameters" in step:
+            found = sum(_logical_numel(tensor) for tensor in model.parameters())
+            _require(name, f"{step['claimed_parameters']} parameters", found, step["claimed_parameters"])
+            yield f"{found} parameters are left"
+        for field, claimed in step.get("claimed_config", {}).items():
+            _require(name, f"{field} = {claimed}", getattr(model.config, field, None), claimed)
+            yield f"{field} is {claimed}"
+        if "claimed_zero_share" in step:
+            yield _zeros(model, name, float(step["claimed_zero_share"]))
+
+
+BUG = "this is a bug in the step: please report it"
+
+
+def _require(step: str, what: str, found: object, claimed: object, remedy: str = BUG) -> None:
+    if found != claimed:
+        raise RecipeError(f"{step} claims {what}, the built model has {found}", field="realised", remedy=remedy)
+
+
+def _zeros(model: nn.Module, step: str, claimed: float) -> str:
+    """Count the zeros of the body's dense weights; a claim holds to a thousandth."""
+    dense = [module.weight for name, module in model.named_modules()
+             if isinstance(module, nn.Linear) and type(module.weight) is nn.Parameter and name.rpartition(".")[2] != "lm_head"]
+    held = sum(weight.numel() for weight in dense)
+    share = sum(int((weight == 0).sum()) for weight in dense) / held if held else 0.0
+    if share < claimed - 1e-3:
+        raise RecipeError(f"{step} claims that {claimed:.1%} of the weights are zero, in the built model {share:.1%} are",
+                          field="realised", remedy=BUG)
+    return f"{share:.1%} of the weights are zero"

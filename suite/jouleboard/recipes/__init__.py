@@ -12,15 +12,17 @@ Example (`suite/recipes/int8-weight-only.yaml`)::
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from jouleboard import catalogue
-from jouleboard.declared import Id, Noun
+from jouleboard.declared import Id, Noun, Positive
+from jouleboard.errors import RecipeError
 from jouleboard.recipes.bitsandbytes import Nf4
 from jouleboard.recipes.depth import DropLayers
-from jouleboard.recipes.interface import Context, Technique
+from jouleboard.recipes.interface import Context, Stage, Technique
 from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class Recipe(Noun, frozen=True, kw_only=True):
     dtype: Literal["float32", "bfloat16", "float16"]
     """Arithmetic of everything that the steps leave dense."""
     steps: tuple[Step, ...] = ()
+    batch_size: Positive | None = None
+    """Of the quality pass, where it is part of the variant; None: the plan's."""
 
     @property
     def weight_bits(self) -> int | None:
@@ -58,10 +62,32 @@ def load(ident: str) -> Recipe:
     return catalogue.load("recipes", ident, Recipe)
 
 
-def check(recipe: Recipe) -> None:
-    """Raise a `RecipeError` where a step cannot run on this machine, before anything is loaded."""
-    for step in recipe.steps:
-        step.check()
+def missing(recipe: Recipe, device: str) -> str | None:
+    """Say what is missing for a recipe to run on a device, before anything is loaded; None: nothing.
+
+    Args:
+        recipe: the recipe.
+        device: torch's name of it (`cpu`, `cuda:0`).
+    """
+    found = ((step, step.missing(device)) for step in recipe.steps)
+    return next((f"{type(step).__struct_config__.tag}: {why}" for step, why in found if why is not None), None)
+
+
+ORDER: tuple[Stage, ...] = ("dense", "live", "runtime")
+
+
+def require_order(recipe: Recipe) -> None:
+    """Make sure that steps which need dense weights stand before those that pack them, and both before how the model is run.
+
+    Raises:
+        RecipeError: naming the first step that comes too late.
+    """
+    places = [ORDER.index(step.about.stage) for step in recipe.steps]
+    for index, (earlier, later) in enumerate(pairwise(places)):
+        if later < earlier:
+            names = [str(type(step).__struct_config__.tag) for step in recipe.steps[index : index + 2]]
+            raise RecipeError(f"{names[1]} gives {ORDER[later]} weights and comes after {names[0]}", file=f"recipes/{recipe.id}.yaml",
+                              field=f"steps[{index + 1}]", remedy=f"put it before {names[0]}")
 
 
 def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) -> list[dict[str, Any]]:

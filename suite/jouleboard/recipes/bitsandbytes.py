@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from jouleboard.declared import Noun
 from jouleboard.errors import RecipeError
+from jouleboard.recipes.interface import About, Declaration
 from jouleboard.recipes.linear import body_linears, require_divisible
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from jouleboard.recipes.interface import Context
 
 
-class Nf4(Noun, tag="bitsandbytes-nf4", tag_field="step", frozen=True, kw_only=True):
+class Nf4(Declaration, tag="bitsandbytes-nf4", tag_field="step", frozen=True, kw_only=True):
     """NF4 weights; the matrix product runs in the arithmetic's dtype.
 
     On CPUs with AVX-512 bf16 there are two kernels: `fused` unpacks weights inside the product, which suits decoding one
@@ -23,17 +22,14 @@ class Nf4(Noun, tag="bitsandbytes-nf4", tag_field="step", frozen=True, kw_only=T
     Elsewhere only `dequantise` exists, and on GPUs the field has no effect.
     """
 
+    about: ClassVar[About] = About(stage="live", changes=("memory",), packages=("bitsandbytes",))
+
     cpu_kernel: Literal["fused", "dequantise"]
 
     @property
     def weight_bits(self) -> int | None:
         """Bits a weight."""
         return 4
-
-    def check(self) -> None:
-        """Need bitsandbytes."""
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise RecipeError("the package bitsandbytes is not installed", remedy="pip install 'jouleboard[run]'")
 
     def apply(self, model: PreTrainedModel, context: Context) -> dict[str, Any]:  # noqa: ARG002 - needs no data
         """Replace every body linear by `Linear4bit` holding the same weights, quantised now."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from jouleboard.declared import Noun, Positive
+from jouleboard.declared import Positive
 from jouleboard.errors import RecipeError
+from jouleboard.recipes.interface import About, Declaration
 
 if TYPE_CHECKING:
     import torch
@@ -14,18 +15,12 @@ if TYPE_CHECKING:
     from jouleboard.recipes.interface import Context
 
 
-class DropLayers(Noun, tag="drop-layers", tag_field="step", frozen=True, kw_only=True):
+class DropLayers(Declaration, tag="drop-layers", tag_field="step", frozen=True, kw_only=True):
     """Remove `count` layers of least block influence: 1 - cos(input, output), averaged over calibration tokens."""
 
+    about: ClassVar[About] = About(stage="dense", changes=("memory", "work"))
+
     count: Positive
-
-    @property
-    def weight_bits(self) -> int | None:
-        """Weights keep their width."""
-        return None
-
-    def check(self) -> None:
-        """Runs wherever the model runs."""
 
     def apply(self, model: PreTrainedModel, context: Context) -> dict[str, Any]:
         """Measure every layer's influence, drop the least, renumber the rest."""
@@ -48,7 +43,7 @@ class DropLayers(Noun, tag="drop-layers", tag_field="step", frozen=True, kw_only
         model.config.num_hidden_layers = len(kept)
         if getattr(model.config, "layer_types", None):
             model.config.layer_types = [model.config.layer_types[index] for index in kept]
-        return {"dropped_layers": dropped, "claimed_layers": len(kept),
+        return {"dropped_layers": dropped, "tokens": int(context.calibration_ids.numel()), "claimed_layers": len(kept),
                 "block_influence": [round(value, 6) for value in influence]}
 
 

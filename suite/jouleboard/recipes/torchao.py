@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from jouleboard.declared import Noun, Positive
-from jouleboard.errors import RecipeError
+from jouleboard.declared import Positive
+from jouleboard.recipes.interface import About, Declaration
 from jouleboard.recipes.linear import body_linears, require_divisible
 
 if TYPE_CHECKING:
@@ -14,11 +13,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from jouleboard.recipes.interface import Context
-
-
-def _require_torchao() -> None:
-    if importlib.util.find_spec("torchao") is None:
-        raise RecipeError("the package torchao is not installed", remedy="pip install 'jouleboard[run]'")
 
 
 def _quantise(model: PreTrainedModel, config: object) -> None:
@@ -32,17 +26,15 @@ def _quantise(model: PreTrainedModel, config: object) -> None:
     quantize_(model, config, filter_fn=chosen)
 
 
-class Int8WeightOnly(Noun, tag="torchao-int8-weight-only", tag_field="step", frozen=True, kw_only=True):
+class Int8WeightOnly(Declaration, tag="torchao-int8-weight-only", tag_field="step", frozen=True, kw_only=True):
     """int8 weights, one scale a row; they are widened to the arithmetic's dtype inside the matrix product."""
+
+    about: ClassVar[About] = About(stage="live", changes=("memory",), packages=("torchao",))
 
     @property
     def weight_bits(self) -> int | None:
         """Bits a weight."""
         return 8
-
-    def check(self) -> None:
-        """Need torchao."""
-        _require_torchao()
 
     def apply(self, model: PreTrainedModel, context: Context) -> dict[str, Any]:  # noqa: ARG002 - needs no data
         """Quantise every body linear."""
@@ -53,8 +45,10 @@ class Int8WeightOnly(Noun, tag="torchao-int8-weight-only", tag_field="step", fro
         return {"claimed_quantised_tensors": count, "claimed_tensor_class": "Int8Tensor"}
 
 
-class Int4WeightOnly(Noun, tag="torchao-int4-weight-only", tag_field="step", frozen=True, kw_only=True):
+class Int4WeightOnly(Declaration, tag="torchao-int4-weight-only", tag_field="step", frozen=True, kw_only=True):
     """int4 weights in groups along the input, by torchao's CPU kernel (a prototype there)."""
+
+    about: ClassVar[About] = About(stage="live", changes=("memory",), packages=("torchao",), device="cpu")
 
     group_size: Positive
     choose_parameters: Literal["hqq", "tinygemm"] = "hqq"
@@ -64,16 +58,10 @@ class Int4WeightOnly(Noun, tag="torchao-int4-weight-only", tag_field="step", fro
         """Bits a weight."""
         return 4
 
-    def check(self) -> None:
-        """Need torchao; the kernel exists for CPUs."""
-        _require_torchao()
-
     def apply(self, model: PreTrainedModel, context: Context) -> dict[str, Any]:  # noqa: ARG002 - HQQ needs no data
         """Quantise every body linear, after making sure that none would be skipped."""
         from torchao.prototype.quantization.int4 import inference_workflow  # noqa: PLC0415
 
-        if model.device.type != "cpu":
-            raise RecipeError("this int4 kernel runs on CPUs only", field="steps", remedy="use a CUDA int4 recipe")
         count = require_divisible(model, self.group_size)
         config = inference_workflow.PrototypeInt4WeightOnlyConfig(
             group_size=self.group_size, int4_choose_qparams_algorithm=self.choose_parameters
