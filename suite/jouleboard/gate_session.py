@@ -247,7 +247,8 @@ def _realised(report: Report) -> Gate:
         return absent("realised", VARIANT, "no-claim")
     dense_bits = 32 if report.engine.dtype == "float32" else FLOAT_BITS
     stored_bits = 8 * found.weight_bytes / found.parameters
-    names = [name for step in steps if isinstance(name := step.get("step"), str)]
+    # A step that hands the model to another engine says in a field how that stores the weights.
+    names = [name for step in steps for field in ("step", "weights") if isinstance(name := step.get(field), str)]
     bits = min((int(match[1]) for name in names if (match := _BITS.search(name))), default=dense_bits)
     problem = _unmet(steps, found) or _fake(found, bits, stored_bits, dense_bits) or _masked(found)
     if problem is not None:

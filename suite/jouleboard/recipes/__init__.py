@@ -22,19 +22,22 @@ from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.bitsandbytes import Nf4
 from jouleboard.recipes.depth import DropLayers
+from jouleboard.recipes.edge import CTranslate2, OnnxGenai
 from jouleboard.recipes.interface import Context, Stage, Technique
 from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers
+Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers | CTranslate2 | OnnxGenai
 
 TECHNIQUES: dict[str, type[Step]] = {
     "torchao-int8-weight-only": Int8WeightOnly,
     "torchao-int4-weight-only": Int4WeightOnly,
     "bitsandbytes-nf4": Nf4,
     "drop-layers": DropLayers,
+    "ctranslate2": CTranslate2,
+    "onnx-genai": OnnxGenai,
 }
 
 
@@ -55,6 +58,11 @@ class Recipe(Noun, frozen=True, kw_only=True):
         """Bits a weight of the coarsest quantiser among the steps, or None where nothing is quantised."""
         bits = [step.weight_bits for step in self.steps if step.weight_bits is not None]
         return min(bits) if bits else None
+
+    @property
+    def export(self) -> Step | None:
+        """The step that hands the model to another engine, or None where torch computes it."""
+        return next((step for step in self.steps if step.about.exports), None)
 
 
 def load(ident: str) -> Recipe:
@@ -88,6 +96,18 @@ def require_order(recipe: Recipe) -> None:
             names = [str(type(step).__struct_config__.tag) for step in recipe.steps[index : index + 2]]
             raise RecipeError(f"{names[1]} gives {ORDER[later]} weights and comes after {names[0]}", file=f"recipes/{recipe.id}.yaml",
                               field=f"steps[{index + 1}]", remedy=f"put it before {names[0]}")
+    _require_dense_export(recipe)
+
+
+def _require_dense_export(recipe: Recipe) -> None:
+    """Make sure that what another engine is handed is dense, and that nothing comes after it."""
+    for index, step in enumerate(recipe.steps):
+        others = [other for other in recipe.steps if other is not step and other.about.stage != "dense"]
+        if step.about.exports and others:
+            names = [str(type(one).__struct_config__.tag) for one in (step, others[0])]
+            raise RecipeError(f"{names[0]} hands dense weights to another engine, and {names[1]} stands beside it",
+                              file=f"recipes/{recipe.id}.yaml", field=f"steps[{index}]",
+                              remedy=f"leave {names[1]} out: before {names[0]} only steps that give dense weights can stand")
 
 
 def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) -> list[dict[str, Any]]:
