@@ -12,7 +12,7 @@ import msgspec
 
 from jouleboard.records import ReplayRow
 
-UNPADDED = frozenset({"ctranslate2"})
+UNPADDED = frozenset({"ctranslate2", "llama.cpp"})
 """Engines that compute prompts of different lengths together without padding."""
 
 

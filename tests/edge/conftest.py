@@ -11,21 +11,23 @@ from tests import test_worker as workers
 
 from jouleboard import recipes
 
-PACKAGES = {"ctranslate2": "ctranslate2", "onnx-genai": "onnxruntime_genai"}
-PLAIN = {"ctranslate2": {"weights": "float32"}, "onnx-genai": {"weights": "float32"}}
+PACKAGES = {"ctranslate2": "ctranslate2", "llama-cpp": "llama_cpp", "onnx-genai": "onnxruntime_genai", "openvino": "openvino"}
+PLAIN = {"ctranslate2": {"weights": "float32"}, "llama-cpp": {"weights": "f32"}, "onnx-genai": {"weights": "float32"},
+         "openvino": {"weights": "float32"}}
 """Of each engine: how its step says that nothing is quantised."""
 
 
-def step(name: str, **words: object):
-    """An engine's step."""
-    if importlib.util.find_spec(PACKAGES[name]) is None:
+def step(name: str, *, installed: bool = True, **words: object):
+    """An engine's step; the test is skipped where the engine must be installed and is not."""
+    if installed and importlib.util.find_spec(PACKAGES[name]) is None:
         pytest.skip(f"{PACKAGES[name]} is not installed: pip install 'jouleboard[{name}]'")
     return msgspec.convert({"step": name, **(words or PLAIN[name])}, recipes.TECHNIQUES[name])
 
 
-def recipe(name: str, **words: object) -> recipes.Recipe:
+def recipe(name: str, *, installed: bool = True, **words: object) -> recipes.Recipe:
     """A recipe of that step alone."""
-    return recipes.Recipe(id=f"{name}-test", title="", description="", dtype="float32", steps=(step(name, **words),))
+    steps = (step(name, installed=installed, **words),)
+    return recipes.Recipe(id=f"{name}-test", title="", description="", dtype="float32", steps=steps)
 
 
 def take(folder: Path, name: str, *, threads: int = 1, change=lambda model: None, **words: object):

@@ -56,8 +56,8 @@ class Engine(Protocol):
     add_bos_token: bool | None
     engine_name: str
 
-    def decode(self, prompts: Sequence[Sequence[int]], *, joins: Joins, stays: Stays) -> Iterator[torch.Tensor]:
-        """Decode rows for as long as they go on; see `decoding.decode`."""
+    def decode(self, prompts: Sequence[Sequence[int]], *, joins: Joins, stays: Stays, most: int) -> Iterator[torch.Tensor]:
+        """Decode rows for as long as they go on, `most` tokens each at the longest; see `decoding.decode`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +242,7 @@ def write(lm: Engine, batch: Sequence[Asked], on_rows: Callable[[int], None] = l
             on_rows(len(found) - sum(found))
         return found
 
-    for _ in lm.decode([one.prompt for one in batch], joins=joins, stays=stays):
+    for _ in lm.decode([one.prompt for one in batch], joins=joins, stays=stays, most=max(one.most for one in batch)):
         pass
     return _Batch(joins=joined, answers=[
         Written(tokens=tuple(found), stopped=why, text=_text(lm, asked, found))
@@ -274,4 +274,4 @@ def replay(lm: Engine, rows: Sequence[ReplayRow]) -> Iterator[torch.Tensor]:
             left[place] -= 1
         return [left[place] > 0 for place in places]
 
-    yield from lm.decode([row.tokens for row in rows], joins=joins, stays=stays)
+    yield from lm.decode([row.tokens for row in rows], joins=joins, stays=stays, most=max(left))

@@ -237,7 +237,7 @@ class ReferenceLM(HFLM):
         return [one.text for one in generation.generate(self, asked, self._journal, self._on_batch)]
 
     def decode(
-        self, prompts: Sequence[Sequence[int]], *, joins: decoding.Joins, stays: decoding.Stays
+        self, prompts: Sequence[Sequence[int]], *, joins: decoding.Joins, stays: decoding.Stays, most: int  # noqa: ARG002 - caches grow
     ) -> Iterator[torch.Tensor]:
         """Decode rows for as long as they go on; see `decoding.decode`."""
         rows = decoding.Rows(self.model, pad=int(self.tokenizer.pad_token_id or 0))

@@ -22,14 +22,14 @@ from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.bitsandbytes import Nf4
 from jouleboard.recipes.depth import DropLayers
-from jouleboard.recipes.edge import CTranslate2, OnnxGenai
+from jouleboard.recipes.edge import CTranslate2, LlamaCpp, OnnxGenai, OpenVino
 from jouleboard.recipes.interface import Context, Stage, Technique
 from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers | CTranslate2 | OnnxGenai
+Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers | CTranslate2 | LlamaCpp | OnnxGenai | OpenVino
 
 TECHNIQUES: dict[str, type[Step]] = {
     "torchao-int8-weight-only": Int8WeightOnly,
@@ -37,7 +37,9 @@ TECHNIQUES: dict[str, type[Step]] = {
     "bitsandbytes-nf4": Nf4,
     "drop-layers": DropLayers,
     "ctranslate2": CTranslate2,
+    "llama-cpp": LlamaCpp,
     "onnx-genai": OnnxGenai,
+    "openvino": OpenVino,
 }
 
 

@@ -47,6 +47,30 @@ class CTranslate2(EngineStep, tag="ctranslate2", tag_field="step", frozen=True, 
         return 8 if self.weights == "int8" else None
 
 
+class LlamaCpp(EngineStep, tag="llama-cpp", tag_field="step", frozen=True, kw_only=True):
+    """llama.cpp, for plain Llamas: a file in one of its own types, made by its own quantiser.
+
+    `q8_0` and `q4_0` store 32 weights with one scale; the quantiser leaves the output head, and a tied embedding with it, finer.
+    Activations are rounded to int8 in the same blocks.
+    """
+
+    about: ClassVar[About] = About(stage="runtime", changes=("arithmetic", "memory"), device="cpu", packages=("llama_cpp",),
+                                   extra="llama-cpp", exports=True)
+
+    weights: Literal["f32", "f16", "q8_0", "q4_0"]
+
+    @property
+    def weight_bits(self) -> int | None:
+        """Bits a weight."""
+        return {"f32": None, "f16": None, "q8_0": 8, "q4_0": 4}[self.weights]
+
+    def missing(self, device: str) -> str | None:
+        """Say what is missing; the package is published as source alone."""
+        why = super().missing(device)
+        absent = why is not None and "is not installed" in why
+        return f"{why}; it is compiled then, for about a quarter of an hour, by a C++ compiler and CMake" if absent else why
+
+
 class OnnxGenai(EngineStep, tag="onnx-genai", tag_field="step", frozen=True, kw_only=True):
     """A model of ONNX Runtime GenAI's model builder, computed by ONNX Runtime in float32.
 
@@ -63,6 +87,26 @@ class OnnxGenai(EngineStep, tag="onnx-genai", tag_field="step", frozen=True, kw_
     block_size: Literal[16, 32, 64, 128, 256] = 32
     algorithm: Literal["rtn", "k_quant"] = "rtn"
     """How a block's scale is found: rounding to the nearest, or the search of llama.cpp's k-quants."""
+
+    @property
+    def weight_bits(self) -> int | None:
+        """Bits a weight."""
+        return {"float32": None, "int8": 8, "int4": 4}[self.weights]
+
+
+class OpenVino(EngineStep, tag="openvino", tag_field="step", frozen=True, kw_only=True):
+    """OpenVINO, for plain Llamas, in float32.
+
+    `int8` stores linear layers and the embedding with one scale a row, `int4` in groups along the input, both by rounding to the nearest;
+    activations are rounded to int8 in groups, OpenVINO's default.
+    """
+
+    about: ClassVar[About] = About(stage="runtime", changes=("arithmetic", "memory"), device="cpu", packages=("openvino",),
+                                   extra="openvino", exports=True)
+
+    weights: Literal["float32", "int8", "int4"]
+    group_size: Literal[16, 32, 64, 128] = 32
+    """Of int4."""
 
     @property
     def weight_bits(self) -> int | None:

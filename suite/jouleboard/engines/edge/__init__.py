@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jouleboard import paths, scratch, storage
-from jouleboard.engines.edge import ctranslate, onnx
+from jouleboard.engines.edge import ctranslate, llama, onnx, openvino
 from jouleboard.engines.edge.interface import Exported, Handed
 from jouleboard.engines.edge.model import EdgeModel, realised
 from jouleboard.records import Realised
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 ENGINES: dict[str, Callable[[Handed], Exported]] = {
     "ctranslate2": ctranslate.export,
+    "llama-cpp": llama.export,
     "onnx-genai": onnx.export,
+    "openvino": openvino.export,
 }
 """By the tag of the step that asks for it."""
 FOLDER, PREFIX = "exports", ".export-"

@@ -79,7 +79,7 @@ class Runs(Protocol):
         Args:
             prompts: token ids of each row; their lengths may differ.
             goes: asked of each token, the first ones included.
-            most: tokens of a row that is never told to end.
+            most: tokens of the longest row; room is made for as many, and a row that is never told to end ends there.
 
         Yields:
             The newest tokens of the rows that took the step, shape [rows, 1]; where the engine takes prompts of different lengths

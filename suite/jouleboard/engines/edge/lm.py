@@ -35,7 +35,7 @@ class EdgeLM(ReferenceLM):
         super().__init__(model, tokenizer, batch_size=batch_size, max_length=max_length, on_batch=on_batch)
         self.engine_name = model.computed_by
 
-    def decode(self, prompts: Sequence[Sequence[int]], *, joins: Joins, stays: Stays) -> Iterator[torch.Tensor]:
+    def decode(self, prompts: Sequence[Sequence[int]], *, joins: Joins, stays: Stays, most: int) -> Iterator[torch.Tensor]:
         """Decode rows; those that wait begin when all that were there have ended.
 
         Raises:
@@ -52,6 +52,6 @@ class EdgeLM(ReferenceLM):
             def goes(row: int, token: int, first: int = first) -> bool:
                 return bool(stays([first + row], torch.tensor([[token]]))[0])
 
-            for newest in self.model.runs.write(prompts[first:begun], goes, most=self.max_length):
+            for newest in self.model.runs.write(prompts[first:begun], goes, most):
                 passes += 1
                 yield newest

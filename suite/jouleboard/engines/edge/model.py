@@ -87,7 +87,7 @@ def realised(made: Exported, steps: Sequence[dict[str, Any]], *, parameters: int
         quantised_tensors=sum(count for owner, count in owners.items() if owner != "Parameter"),
         nonzero_share=sum(weight.nonzero for weight in weights) / countable, layers=layers,
         weights_sha256=fingerprint(weights),
-        claims=(*_earlier(steps), *(f"{count} weights are {owner}" for owner, count in sorted(owners.items()) if owner != "Parameter"),
+        claims=(*_earlier(steps), *(f"{count} tensors are {owner}" for owner, count in sorted(owners.items()) if owner != "Parameter"),
                 f"{numbers} weights in {layers} layers were given to {made.runs.name}"),
     )
 

@@ -27,8 +27,6 @@ PRECISIONS = {"float32": "fp32", "int8": "int8", "int4": "int4"}
 """By how the weights are stored: what the builder calls it."""
 ALGORITHMS = {"rtn": "default", "k_quant": "k_quant"}
 """Likewise; what it calls `rtn` is another implementation of the same, which fails where a row has an odd number of blocks."""
-SPARE_TOKENS = 256
-"""Room behind a prompt; a row that writes more gets as much again."""
 QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
 """Both packages tell their maker over the network how they are used unless this is set before they are imported."""
 
@@ -64,10 +62,14 @@ def _build(handed: Handed) -> Path:
         with _quietly():
             options = builder.parse_extra_options(dense, dense, target, precision, "cpu", cache, words)
             builder.create_model(dense, dense, target, precision, "cpu", cache, **options)
-    except NotImplementedError as error:
-        raise RecipeError(f"the model builder of ONNX Runtime GenAI does not know this architecture: {error}", field="steps",
-                          remedy="leave the recipe out for this model, or use another engine") from error
+    except (NotImplementedError, ValueError) as error:
+        raise RecipeError(f"the model builder of ONNX Runtime GenAI cannot export this model: {_first_line(error)}", field="steps",
+                          remedy="leave the recipe out for this model, or use another block size, algorithm or engine") from error
     return handed.target / "model.onnx"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager
@@ -139,7 +141,7 @@ class OnnxRows(EngineCache):
             session: of the engine.
             cache: the shape of its keys and values.
             prompts: token ids of each row.
-            most: tokens that are written behind them, as far as is known.
+            most: tokens that are written behind them at most.
         """
         super().__init__(len(prompts))
         self._session, self._cache = session, cache
@@ -149,15 +151,11 @@ class OnnxRows(EngineCache):
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = prompt
         self._binding = session.io_binding()
-        self._hold({name: np.zeros(cache.shape(len(prompts), width + min(most, SPARE_TOKENS)), np.float32) for name in cache.past})
+        self._hold({name: np.zeros(cache.shape(len(prompts), width + most), np.float32) for name in cache.past})
         self.tokens = self._first = self._pass(ids, self._prompts)
 
     def step(self) -> None:
         """Give every row one more token."""
-        held = next(iter(self._held.values()))
-        if self.get_seq_length() == held.shape[2]:
-            room = ((0, 0), (0, 0), (0, SPARE_TOKENS), (0, 0))
-            self._hold({name: np.pad(array, room) for name, array in self._held.items()})
         self.tokens = self._pass(self.tokens.numpy(), np.ones(len(self.tokens), np.int64))
 
     def keep(self, staying: Sequence[int]) -> None:
