@@ -7,7 +7,7 @@ from functools import partial
 
 import msgspec
 
-from jouleboard import protocol, recipes, residency, silence
+from jouleboard import bills, densesteps, protocol, recipes, residency, silence
 from jouleboard.errors import HardwareError, JouleboardError, RecipeError, UnitError
 from jouleboard.paths import data_folder
 from jouleboard.plan import CALIBRATION, ranks, torch_device
@@ -92,15 +92,19 @@ def _build(session: Session, recipe: Recipe, worker: Worker) -> None:
     if why is not None:
         raise RecipeError(why, file=f"recipes/{recipe.id}.yaml", field="steps", remedy="leave the recipe out on this machine, or bring what it needs: "
                           "`jouleboard recipes list` says what that is")
+    begun = densesteps.begin(session, recipe)
     residency.require_fit(session, recipe)
+    rest = msgspec.structs.replace(recipe, steps=recipe.steps[len(begun.steps):])
     request = protocol.Build(
-        model=family.model, folder=str(session.dense.folder), recipe=msgspec.to_builtins(recipe),
+        model=family.model, folder=str(begun.folder), recipe=msgspec.to_builtins(rest), prepared=begun.steps, claims=begun.claims,
         calibration=str(data_folder("tasks") / CALIBRATION), threads=family.plan.threads,
         batch_size=family.plan.batch_size, device=torch_device(family.hardware), engine=family.plan.engine,
     )
     measured = worker.measure(request, protocol.Built, meter=session.meter, name="build",
-                              quiet_s=silence.weights_s(session.dense.folder))
-    built, window = measured.reply, measured.there()
+                              quiet_s=silence.weights_s(begun.folder))
+    window = measured.there()
+    steps = tuple(bills.with_energy(step, window, measured.samples, family.hardware) for step in measured.reply.steps)
+    built = msgspec.structs.replace(measured.reply, steps=steps)
     metered = device(session)
     if built.device is not None and metered is not None and built.device != metered:
         raise HardwareError("the variant computes on another device than the one that is measured", field=recipe.id,
@@ -115,9 +119,7 @@ def _build(session: Session, recipe: Recipe, worker: Worker) -> None:
     # What it took on the device; on a CPU the machine's own account is asked instead.
     session.resident_bytes[recipe.id] = worker.ask(protocol.Memory(begin_anew=False), protocol.MemoryRead).peak_memory_bytes
     state.built = built
-    # Its trace is not kept, so nobody could recompute an integral of it.
-    state.build_window = msgspec.structs.replace(
-        window, energy=msgspec.structs.replace(window.energy, integral_j=None))
+    state.build_window = bills.without_trace(window)
     state.weights_sha256 = session.dense.weights_sha256
     session.display.say(f"  {recipe.id}: {built.realised.weight_bytes / 1e6:.0f} MB, "
                         f"{', '.join(built.realised.claims) or 'dense'}")

@@ -37,6 +37,40 @@ class Converted(Noun, tag=True, frozen=True, kw_only=True):
     weights_sha256: str
 
 
+class Prepare(Noun, tag=True, frozen=True, kw_only=True):
+    """Apply one step that gives dense weights, and save them. Replies: `Ready`, progress, then `Prepared`."""
+
+    folder: str
+    """Dense weights to begin with."""
+    base: str
+    """Folder of the base's own dense weights."""
+    target: str
+    """Folder to make."""
+    step: dict[str, Any]
+    dtype: str
+    calibration: str
+    corpus: str | None
+    state: str
+    """Folder for what a long step needs to go on."""
+    threads: int
+    device: str
+    piece_s: float
+    """A step that can be stopped stops after so long; the same request goes on from there."""
+
+
+class Prepared(Noun, tag=True, frozen=True, kw_only=True):
+    """A step was applied, or a piece of it."""
+
+    step: dict[str, Any]
+    """As declared, with what it found out; empty: it goes on with the next request."""
+    claims: tuple[str, ...] = ()
+    """What it claimed and was found to be so."""
+    weights_sha256: str | None = None
+    tokens: int
+    """That went through a model in this piece."""
+    peak_memory_bytes: int
+
+
 class Build(Noun, tag=True, frozen=True, kw_only=True):
     """Load the base's weights and apply a recipe. Replies: `Ready`, then `Built`."""
 
@@ -48,6 +82,10 @@ class Build(Noun, tag=True, frozen=True, kw_only=True):
     batch_size: int
     device: str
     engine: EngineName = "reference"
+    prepared: tuple[dict[str, Any], ...] = ()
+    """Steps that were applied before, with what they found out: `folder` holds what they gave, `recipe` the other steps."""
+    claims: tuple[str, ...] = ()
+    """What those steps claimed and was found to be so."""
     ranks: RankPlace | None = None
     """None: this worker computes the variant alone."""
 
@@ -220,7 +258,7 @@ class Failed(Noun, tag=True, frozen=True, kw_only=True):
     """Which, where that is known."""
 
 
-Request = Convert | Fingerprint | Build | Evaluate | Replay | Serve | Probe | Canary | Memory | Go
+Request = Convert | Fingerprint | Prepare | Build | Evaluate | Replay | Serve | Probe | Canary | Memory | Go
 Reply = (
-    Converted | Built | Evaluated | Worked | Probed | TooLarge | CanaryDone | MemoryRead | Ready | Progress | Failed
+    Converted | Prepared | Built | Evaluated | Worked | Probed | TooLarge | CanaryDone | MemoryRead | Ready | Progress | Failed
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from jouleboard import harness, protocol, recipes, scores, workloads
+from jouleboard import harness, preparing, protocol, recipes, scores, workloads
 from jouleboard.declared_tasks import Metric, Task
 from jouleboard.engines import fitness, inspect, loading, memory, parallel, recorded, templates
 from jouleboard.engines.reference import SOFTMAX_DTYPE, ReferenceLM
@@ -46,11 +47,12 @@ class Variant:
         tokenizer = AutoTokenizer.from_pretrained(request.folder, trust_remote_code=False)
         self._group = group = parallel.join(request.ranks, request.device)
         before_build()
+        opened_s = time.perf_counter()
         model = loading.dense(request.folder, getattr(torch, recipe.dtype), request.device, group)
-        context = Context(calibration_ids=loading.calibration_ids(tokenizer, request.calibration))
-        steps = recipes.apply(model, recipe.steps, context)
+        context = Context(calibration_ids=loading.calibration_ids(tokenizer, request.calibration), tokenizer=tokenizer)
+        steps = preparing.applied(model, recipe.steps, context, opened_s=opened_s)
         realised = inspect.realised(model, steps, int(model.config.num_hidden_layers))
-        group.require_same("weights or steps", (realised, steps))
+        group.require_same("weights or steps", (realised, [{**step, "bill": None} for step in steps]))
         self._model, self._tokenizer = model, tokenizer
         self._device: torch.device = model.device
         self._dtype: torch.dtype = getattr(torch, recipe.dtype)
@@ -68,13 +70,13 @@ class Variant:
         )
         self._on_rows: Callable[[int], None] = lambda _rows: None
         self.built = protocol.Built(
-            realised=msgspec.structs.replace(realised, claims=(*realised.claims, *parallel.claim(model, group))),
+            realised=msgspec.structs.replace(realised, claims=(*request.claims, *realised.claims, *parallel.claim(model, group))),
             engine=Engine(
                 name=engine.engine_name, version=transformers.__version__, device=",".join(group.gather(request.device)),
                 threads=request.threads, batch_size=request.batch_size, dtype=recipe.dtype, softmax_dtype=SOFTMAX_DTYPE,
                 attention=str(getattr(model.config, "_attn_implementation", "unknown")),
             ),
-            steps=tuple(steps),
+            steps=(*request.prepared, *steps),
             torch_cpu_capability=torch.backends.cpu.get_cpu_capability(),
             device=_device_digest(group.gather(_uuid(self._device))),
             fallback=self._refused,

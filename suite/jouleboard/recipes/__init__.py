@@ -101,4 +101,10 @@ def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) 
     Returns:
         Each step as declared, with what it found out.
     """
-    return [msgspec.to_builtins(step) | step.apply(model, context) for step in steps]
+    return [apply_one(model, step, context) for step in steps]
+
+
+def apply_one(model: PreTrainedModel, step: Technique, context: Context) -> dict[str, Any]:
+    """Apply one step in place; return it as declared, with what it found out."""
+    declared: dict[str, Any] = msgspec.to_builtins(step)
+    return declared | step.apply(model, context)
