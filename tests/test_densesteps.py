@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from pathlib import Path
 
 import msgspec
 import pytest
 import yaml
 
-from jouleboard import bills, check, store
+from jouleboard import bills, check, densesteps, store
 from jouleboard.windows import Energy, Window
 from tests.survival import BASE, MODEL, Place, write_checkout, write_plan
 
@@ -51,7 +51,7 @@ def test_a_variants_bill_holds_the_steps_that_were_applied_before_and_none_twice
 
 @pytest.mark.slow
 def test_a_pruned_variant_is_made_once_and_its_bill_is_kept(own: Place):
-    done = own.run()
+    done = own.run("--limit", "2")
     assert done.code == 0, done.text
     first = own.reports()[PRUNED]
     dense, live = first.build.steps
@@ -67,35 +67,36 @@ def test_a_pruned_variant_is_made_once_and_its_bill_is_kept(own: Place):
     assert check.check_paths([own.out]).problems == []
 
     shutil.rmtree(own.out)
-    done = own.run()
+    done = own.run("--limit", "2")
     assert "drop-layers is in the cache, with its bill" in done.text
     again = own.reports()[PRUNED]
     assert again.build.steps[0] == dense
     assert again.realised == first.realised
     assert check.check_paths([own.out]).problems == []
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("damage", ["weights", "step.json", "bill"])
-def test_what_is_damaged_in_the_cache_is_made_again(own: Place, damage: str):
-    assert own.run("--limit", "2").code == 0
-    first = own.reports()[PRUNED]
+    # A damaged file of the weights is found by its digest, and they are made again.
     [home] = (own.cache / "variants").iterdir()
-    if damage == "weights":
-        with (home / "weights" / "model.safetensors").open("r+b") as file:
-            file.seek(-3, 2)
-            file.write(b"\1\2\3")
-    elif damage == "bill":
-        kept = json.loads((home / "step.json").read_bytes())
-        kept["pieces"][0]["window"]["duration_s"] = "long"
-        (home / "step.json").write_text(json.dumps(kept))
-    else:
-        (home / "step.json").write_bytes(b"{")
+    with (home / "weights" / "model.safetensors").open("r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"\1\2\3")
     shutil.rmtree(own.out)
     done = own.run("--limit", "2")
     assert done.code == 0, done.text
     assert "is in the cache" not in done.text
     assert own.reports()[PRUNED].realised == first.realised
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"step": {}, "claims": [], "weights_sha256": "a", "pieces": [{"tokens": -1}]}'])
+def test_a_step_whose_note_cannot_be_read_is_not_there(tmp_path: Path, text: bytes):
+    (tmp_path / densesteps.STEP).write_bytes(text)
+    assert densesteps._read(tmp_path) is None
+
+
+def test_a_step_without_its_weights_is_not_there(tmp_path: Path):
+    kept = densesteps.Kept(step={"step": "drop-layers"}, claims=(), weights_sha256="a" * 64, pieces=(
+        densesteps.Piece(window=window(1.0, 1.0, None), tokens=1, peak_memory_bytes=1),))
+    (tmp_path / densesteps.STEP).write_bytes(msgspec.json.encode(kept))
+    assert densesteps._read(tmp_path) is None
 
 
 @pytest.mark.slow
