@@ -86,6 +86,16 @@ def test_a_pruned_variant_is_made_once_and_its_bill_is_kept(own: Place):
     assert own.reports()[PRUNED].realised == first.realised
 
 
+    # A bill that was made smaller does not follow from its seconds.
+    report = own.reports()[PRUNED]
+    cheap = msgspec.to_builtins(report.build.steps)
+    cheap[0]["bill"]["energy"]["estimate_j"] /= 2
+    store.write_report(own.out / MODEL / PRUNED, msgspec.structs.replace(
+        report, build=msgspec.structs.replace(report.build, steps=tuple(cheap))))
+    found = check.check_paths([own.out]).problems
+    assert [problem.field for problem in found] == ["build.steps[0].bill.energy.estimate_j"]
+
+
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"step": {}, "claims": [], "weights_sha256": "a", "pieces": [{"tokens": -1}]}'])
 def test_a_step_whose_note_cannot_be_read_is_not_there(tmp_path: Path, text: bytes):
     (tmp_path / densesteps.STEP).write_bytes(text)

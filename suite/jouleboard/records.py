@@ -204,6 +204,21 @@ class Realised(Noun, frozen=True, kw_only=True):
     """What the recipe claimed and was found to be so."""
 
 
+class StepBill(Noun, frozen=True, kw_only=True):
+    """What one step of a recipe took: `bill` of an entry in `Build.steps`."""
+
+    duration_s: Seconds
+    cpu_s: Seconds | None
+    energy: Energy | None = None
+    tokens: Count
+    """That went through a model for it."""
+    peak_memory_bytes: Count
+    pieces: Positive | None = None
+    """Windows of its own that it took; None: it was applied inside the window in which the variant was loaded."""
+    begun_s: Seconds | None = None
+    """Since that window opened."""
+
+
 class Build(Noun, frozen=True, kw_only=True):
     """The bill of making the variant from the base's weights."""
 

@@ -107,4 +107,5 @@ def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) 
 def apply_one(model: PreTrainedModel, step: Technique, context: Context) -> dict[str, Any]:
     """Apply one step in place; return it as declared, with what it found out."""
     declared: dict[str, Any] = msgspec.to_builtins(step)
-    return declared | step.apply(model, context)
+    bits = {} if step.weight_bits is None else {"weight_bits": step.weight_bits}
+    return declared | bits | step.apply(model, context)
