@@ -17,6 +17,7 @@ from jouleboard.check_grid import check_grid
 from jouleboard.check_items import check_items
 from jouleboard.check_trials import check_trials
 from jouleboard.declared import Hardware, Model, Noun, Plan, Workload
+from jouleboard.declared_corpora import Corpus
 from jouleboard.declared_tasks import Task, TaskGroup
 from jouleboard.errors import DataFileError
 from jouleboard.problems import RULES, Make, Problem
@@ -26,7 +27,7 @@ from jouleboard.records import Item, Report
 
 KINDS: dict[str, type[Noun]] = {
     "models": Model, "recipes": Recipe, "tasks": Task, "hardware": Hardware, "plans": Plan,
-    "workloads": Workload,
+    "workloads": Workload, "corpora": Corpus,
 }
 PUBLISHED = "reports"
 """The folder that entries are published from."""

@@ -38,7 +38,7 @@ PIECE_S = 300.0
 """Work of a long step between two windows: what a killed run may lose."""
 LIBRARIES = ("torch", "transformers", "numpy", "safetensors")
 """What besides our own code decides what comes out."""
-CODE = ("recipes", "preparing.py", "engines/loading.py")
+CODE = ("recipes", "training", "preparing.py", "engines/loading.py")
 STEP, PIECES, COMMITTED = "step.json", "pieces.json", "committed"
 
 
@@ -112,6 +112,7 @@ def key(session: Session, recipe: Recipe, steps: int) -> str:
         "weights": session.dense.weights_sha256, "dtype": recipe.dtype, "steps": msgspec.to_builtins(recipe.steps[:steps]),
         "code": code_sha256(), "libraries": {name: metadata.version(name) for name in LIBRARIES},
         "hardware": store.digest(family.hardware), "threads": family.plan.threads, "calibration": _sha256(_calibration()),
+        "corpora": [_sha256(session.corpora[name]) for step in recipe.steps[:steps] if (name := step.trains_on) is not None],
     })[:32]
 
 
@@ -134,9 +135,10 @@ def _calibration() -> Path:
 def _apply(session: Session, recipe: Recipe, index: int, home: Path, folder: Path) -> Kept:
     """Apply one step in a worker of its own, piece by piece, and keep what it gave."""
     step, family = recipe.steps[index], session.family
+    corpus = step.trains_on
     request = protocol.Prepare(
         folder=str(folder), base=str(session.dense.folder), target=str(home / "weights"), step=msgspec.to_builtins(step),
-        dtype=recipe.dtype, calibration=str(_calibration()), corpus=None, state=str(home / "state"),
+        dtype=recipe.dtype, calibration=str(_calibration()), corpus=None if corpus is None else str(session.corpora[corpus]), state=str(home / "state"),
         threads=family.plan.threads, device=torch_device(family.hardware), piece_s=PIECE_S,
     )
     pieces = _pieces(home / "state")

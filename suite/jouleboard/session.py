@@ -6,6 +6,7 @@ import datetime as dt
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -41,6 +42,8 @@ class Session:
     dense: Dense
     prepared: dict[str, Prepared]
     state: dict[str, Progressed]
+    corpora: dict[str, Path] = field(default_factory=dict)
+    """Files of the texts that steps are trained on, by id."""
     workers: dict[str, Worker] = field(default_factory=dict)
     canary: Worker | None = None
     residency: Residency = "all"

@@ -188,7 +188,7 @@ def cached() -> list[tuple[str, int]]:
     """List what the cache holds: each entry's path below the cache and its size in bytes."""
     root = paths.cache_folder()
     found = []
-    patterns = ("files/*/*", "models/*", "data/*", "hub/*/*", "variants/*")
+    patterns = ("files/*/*", "models/*", "data/*", "corpora/*", "hub/*/*", "variants/*")
     for entry in sorted(path for pattern in patterns for path in root.glob(pattern)):
         size = entry.stat().st_size if entry.is_file() else sum(
             part.stat().st_size for part in entry.rglob("*") if part.is_file()
@@ -200,7 +200,7 @@ def cached() -> list[tuple[str, int]]:
 def clear() -> int:
     """Delete the cache and return how many bytes were freed."""
     freed = sum(size for _, size in cached())
-    for name in ("files", "models", "data", "hub", "variants"):
+    for name in ("files", "models", "data", "corpora", "hub", "variants"):
         shutil.rmtree(paths.cache_folder() / name, ignore_errors=True)
     return freed
 

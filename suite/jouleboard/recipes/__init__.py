@@ -22,19 +22,21 @@ from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.bitsandbytes import Nf4
 from jouleboard.recipes.depth import DropLayers
+from jouleboard.recipes.distil import Distil
 from jouleboard.recipes.interface import Context, Stage, Technique
 from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers
+Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers | Distil
 
 TECHNIQUES: dict[str, type[Step]] = {
     "torchao-int8-weight-only": Int8WeightOnly,
     "torchao-int4-weight-only": Int4WeightOnly,
     "bitsandbytes-nf4": Nf4,
     "drop-layers": DropLayers,
+    "distil": Distil,
 }
 
 
