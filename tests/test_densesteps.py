@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import msgspec
 import pytest
 import yaml
 
-from jouleboard import bills, check, densesteps, store
+from jouleboard import bills, check, densesteps, paths, store
 from jouleboard.windows import Energy, Window
-from tests.survival import BASE, MODEL, Place, write_checkout, write_plan
+from tests.survival import BASE, CHOICE, MODEL, TEXT, Ground, Place, write_checkout, write_plan
 
 PRUNED = "pruned-int8"
 
@@ -104,7 +105,7 @@ def test_a_step_whose_note_cannot_be_read_is_not_there(tmp_path: Path, text: byt
 
 def test_a_step_without_its_weights_is_not_there(tmp_path: Path):
     kept = densesteps.Kept(step={"step": "drop-layers"}, claims=(), weights_sha256="a" * 64, pieces=(
-        densesteps.Piece(window=window(1.0, 1.0, None), tokens=1, peak_memory_bytes=1),))
+        densesteps.Piece(window=window(1.0, 1.0, None), peak_memory_bytes=1),))
     (tmp_path / densesteps.STEP).write_bytes(msgspec.json.encode(kept))
     assert densesteps._read(tmp_path) is None
 
@@ -122,3 +123,65 @@ def test_a_recipe_that_cannot_run_here_is_a_failed_entry_that_says_what_it_needs
     assert "7 cannot be dropped" in report.failure.reason
     assert own.reports()[BASE].status == "complete"
     own.nothing_left()
+
+
+SHORT_PIECES = """
+import jouleboard.densesteps
+jouleboard.densesteps.PIECE_S = 0.5
+"""
+
+
+def pipeline(own: Place) -> None:
+    """Declare prune, distil, quantise as one recipe, and a corpus of one kind of text."""
+    from jouleboard import corpora, sources
+
+    [part, *_] = corpora.load("mixed-prose").parts
+    there = sources.package_file(part.source, used_by="a test")
+    target = own.cache / there.relative_to(paths.cache_folder())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(there, target)
+    for path in (own.checkout / "tasks").glob("*.yaml"):
+        if path.stem not in {CHOICE, TEXT}:
+            path.unlink()
+    (own.checkout / "suite" / "corpora" / "short.yaml").write_text(yaml.safe_dump({
+        "id": "short", "title": "t", "description": "d", "language": "en", "parts": [msgspec.to_builtins(part)]}))
+    recipe = {"id": PRUNED, "title": "t", "description": "d", "dtype": "bfloat16", "steps": [
+        {"step": "drop-layers", "count": 1},
+        {"step": "distil", "corpus": "short", "steps": 30, "batch_size": 2, "sequence_tokens": 32, "learning_rate": 1e-3},
+        {"step": "torchao-int8-weight-only"}]}
+    (own.checkout / "suite" / "recipes" / f"{PRUNED}.yaml").write_text(yaml.safe_dump(recipe))
+
+
+@pytest.mark.slow
+def test_prune_distil_quantise_goes_on_where_it_was_killed_with_the_same_weights_and_an_exact_bill(
+    own: Place, ground: Ground, tmp_path: Path
+):
+    pipeline(own)
+    calm = Place(ground=ground, folder=tmp_path / "calm", cache=tmp_path / "calm-cache")
+    shutil.copytree(own.cache, calm.cache)
+    calm.checkout, calm.plan = own.checkout, own.plan
+    done = calm.run("--limit", "2")
+    assert done.code == 0, done.text
+    wanted = calm.reports()[PRUNED]
+    assert [step["step"] for step in wanted.build.steps] == ["drop-layers", "distil", "torchao-int8-weight-only"]
+    assert wanted.build.steps[1]["bill"]["pieces"] == 1
+
+    hook = own.hook(SHORT_PIECES)
+    for pieces in (1, 2):
+        run = own.start("--limit", "2", PYTHONPATH=hook)
+        run.until(lambda pieces=pieces: _pieces(own) >= pieces)
+        run.kill()
+        own.nothing_runs()
+    done = own.run("--limit", "2", PYTHONPATH=hook)
+    assert done.code == 0, done.text
+    found = own.reports()[PRUNED]
+    assert found.realised == wanted.realised
+    bill, calm_bill = found.build.steps[1]["bill"], wanted.build.steps[1]["bill"]
+    assert bill["pieces"] >= 3
+    assert bill["tokens"] == calm_bill["tokens"]
+    assert check.check_paths([own.out]).problems == []
+    own.nothing_left()
+
+
+def _pieces(own: Place) -> int:
+    return max((len(json.loads(path.read_bytes())) for path in (own.cache / "variants").glob("*/state/pieces.json")), default=0)

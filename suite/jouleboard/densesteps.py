@@ -46,7 +46,6 @@ class Piece(Noun, frozen=True, kw_only=True):
     """One window of work on a step."""
 
     window: Window
-    tokens: Count
     peak_memory_bytes: Count
 
 
@@ -92,7 +91,7 @@ def begin(session: Session, recipe: Recipe) -> Begun:
                 session.display.say(f"  {recipe.id}: {kept.step['step']} is in the cache, with its bill")
         windows = tuple(piece.window for piece in kept.pieces)
         bill = msgspec.to_builtins(bills.of_windows(windows)) | {
-            "tokens": sum(piece.tokens for piece in kept.pieces), "pieces": len(kept.pieces),
+            "tokens": int(kept.step.get("tokens", 0)), "pieces": len(kept.pieces),
             "peak_memory_bytes": max(piece.peak_memory_bytes for piece in kept.pieces)}
         done = Begun(folder=home / "weights", steps=(*done.steps, kept.step | {"bill": bill}),
                      claims=(*done.claims, *kept.claims), windows=(*done.windows, *windows))
@@ -151,7 +150,7 @@ def _apply(session: Session, recipe: Recipe, index: int, home: Path, folder: Pat
                 request, protocol.Prepared, meter=session.meter, name="build", quiet_s=silence.weights_s(folder),
                 progress=partial(session.display.advance, f"{recipe.id} {type(step).__struct_config__.tag}"))
             reply, window = measured.reply, measured.there()
-            pieces.append(Piece(window=bills.without_trace(window), tokens=reply.tokens, peak_memory_bytes=reply.peak_memory_bytes))
+            pieces.append(Piece(window=bills.without_trace(window), peak_memory_bytes=reply.peak_memory_bytes))
             if reply.weights_sha256 is not None:
                 break
     finally:

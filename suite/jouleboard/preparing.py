@@ -59,12 +59,12 @@ def prepare(
         )
         try:
             found = recipes.apply_one(model, step, context)
-        except Paused as paused:
-            return protocol.Prepared(step={}, tokens=paused.tokens, peak_memory_bytes=billing.peak_memory_bytes)
+        except Paused:
+            return protocol.Prepared(step={}, peak_memory_bytes=billing.peak_memory_bytes)
         realised = inspect.realised(model, [found], int(model.config.num_hidden_layers))
         save(model, Path(request.folder), Path(request.target), realised.weights_sha256)
     return protocol.Prepared(step=found, claims=realised.claims, weights_sha256=realised.weights_sha256,
-                             tokens=int(found.get("tokens", 0)), peak_memory_bytes=billing.peak_memory_bytes)
+                             peak_memory_bytes=billing.peak_memory_bytes)
 
 
 def applied(

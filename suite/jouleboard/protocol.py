@@ -66,8 +66,6 @@ class Prepared(Noun, tag=True, frozen=True, kw_only=True):
     claims: tuple[str, ...] = ()
     """What it claimed and was found to be so."""
     weights_sha256: str | None = None
-    tokens: int
-    """That went through a model in this piece."""
     peak_memory_bytes: int
 
 
