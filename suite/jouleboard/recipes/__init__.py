@@ -24,12 +24,13 @@ from jouleboard.recipes.bitsandbytes import Nf4
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.distil import Distil
 from jouleboard.recipes.interface import Context, Stage, Technique
+from jouleboard.recipes.lora import LoraRecovery
 from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers | Distil
+Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers | Distil | LoraRecovery
 
 TECHNIQUES: dict[str, type[Step]] = {
     "torchao-int8-weight-only": Int8WeightOnly,
@@ -37,6 +38,7 @@ TECHNIQUES: dict[str, type[Step]] = {
     "bitsandbytes-nf4": Nf4,
     "drop-layers": DropLayers,
     "distil": Distil,
+    "lora-recovery": LoraRecovery,
 }
 
 

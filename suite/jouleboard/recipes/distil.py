@@ -9,15 +9,12 @@ Example (`suite/recipes/drop-6-distil.yaml`, shortened)::
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import msgspec
-
-from jouleboard.declared import Count, Fraction, NonNegative
+from jouleboard.declared import Count, NonNegative
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.interface import About
-from jouleboard.recipes.trained import Task, Trained, body_weights, only, teacher
+from jouleboard.recipes.trained import Task, Taught, body_weights, only, own_logits, teacher
 
 if TYPE_CHECKING:
     import torch
@@ -26,48 +23,29 @@ if TYPE_CHECKING:
 
     from jouleboard.recipes.interface import Context
 
-Temperature = Annotated[float, msgspec.Meta(gt=0, le=100)]
 
-
-class Distil(Trained, tag="distil", tag_field="step", frozen=True, kw_only=True):
+class Distil(Taught, tag="distil", tag_field="step", frozen=True, kw_only=True):
     """Train all layers towards the base's next-token distributions; embedding and output head stay as they are."""
 
     about: ClassVar[About] = About(stage="dense", changes=())
 
     method: Literal["response", "feature"] = "response"
-    """`response`: alpha x cross-entropy + (1 - alpha) x T^2 x KL(teacher || student); `feature`: beta x the error of hidden states, too."""
-    alpha: Fraction = 0.0
-    temperature: Temperature = 1.0
+    """`response`: the loss above alone; `feature`: and beta x the error of hidden states (Romero et al. 2015)."""
     beta: NonNegative = 1.0
     """Weight of the hidden states' error, of `feature` only."""
     layer_map: tuple[Count, ...] | None = None
     """Of `feature`: which of the teacher's layers, counted from 0, each layer of the student is to end like; None: evenly spread."""
 
     def apply(self, model: PreTrainedModel, context: Context) -> dict[str, Any]:
-        """Train; the teacher goes through every batch beside the student."""
-        base = teacher(context)
+        """Train; every batch goes through the teacher, too."""
         weights = body_weights(model)
-        features = _Features(self, model, base) if self.method == "feature" else None
-        loss = _response(self, model, base) if features is None else features.loss
-        trained = weights if features is None else weights | features.projections
+        if self.method == "response":
+            with only(model, weights):
+                return self.train(Task(model=model, weights=weights, loss=self.loss(own_logits(model), context), passes=self.passes), context)
+        features = _Features(self, model, teacher(context))
         with only(model, weights):
-            facts = self.train(Task(weights=trained, loss=loss, passes=2), context)
-        return facts if features is None else facts | {"layer_map": list(features.layer_map)}
-
-
-def _response(step: Distil, model: PreTrainedModel, base: PreTrainedModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    import torch  # noqa: PLC0415 - torch is imported only where tokens are computed
-
-    from jouleboard.training import losses  # noqa: PLC0415
-
-    weighting = losses.Weighting(alpha=step.alpha, temperature=step.temperature)
-
-    def loss(ids: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            wanted = base(ids, use_cache=False).logits
-        return losses.response(model(ids, use_cache=False).logits, wanted, losses.next_tokens(ids), weighting)
-
-    return loss
+            facts = self.train(Task(model=model, weights=weights | features.projections, loss=features.loss, passes=2), context)
+        return facts | {"layer_map": list(features.layer_map)}
 
 
 class _Features:

@@ -22,18 +22,26 @@ if TYPE_CHECKING:
     from jouleboard.recipes.interface import Context
 
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1)]
+Temperature = Annotated[float, msgspec.Meta(gt=0, le=100)]
 Length = Annotated[int, msgspec.Meta(ge=2)]
 BODY = ("embed_tokens", "lm_head")
 """Names of the embedding and of the output head: they stay as they are, so what a token means to the rest stays, too."""
+
+
+Loss = Callable[["torch.Tensor"], "torch.Tensor"]
+"""Of a batch of token ids, shape [sequences, tokens]."""
+Logits = Callable[["torch.Tensor"], "torch.Tensor"]
+"""Of a batch of token ids, shape [sequences, tokens, vocabulary]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """What is trained, and towards what."""
 
+    model: PreTrainedModel
+    """Holds the weights, and those that stay as they are."""
     weights: Mapping[str, nn.Parameter]
-    loss: Callable[[torch.Tensor], torch.Tensor]
-    """Of a batch of token ids, shape [sequences, tokens]."""
+    loss: Loss
     passes: int
     """Forward passes of a batch: the student's, and the teacher's where there is one."""
 
@@ -83,7 +91,7 @@ class Trained(Declaration, frozen=True, kw_only=True):
         ids = text.sequences(context.corpus, context.tokenizer, count=self.steps * schedule.sequences, tokens=self.sequence_tokens,
                              seed=self.seed)
         training = loop.Training(task.weights, schedule)
-        origin = training.origin(ids, msgspec.json.encode(self).decode())
+        origin = training.origin(ids, msgspec.json.encode(self).decode(), task.model)
         piece = training.run(ids, task.loss, store=loop.store(context.state, origin), pause=context.pause, progress=context.progress)
         step_tokens = schedule.sequences * self.sequence_tokens * task.passes
         if not piece.finished:
@@ -93,6 +101,42 @@ class Trained(Declaration, frozen=True, kw_only=True):
         return {"tokens": self.steps * step_tokens, "first_loss": piece.first_loss, "last_loss": piece.last_loss,
                 "corpus_sha256": digest, "trained_parameters": sum(weight.numel() for weight in task.weights.values()),
                 "distinct_sequences": len(ids)}
+
+
+class Taught(Trained, frozen=True, kw_only=True):
+    """Base of the steps that are trained by a response distillation (Hinton et al. 2015), or on the text alone.
+
+    The loss is alpha x cross-entropy + (1 - alpha) x T^2 x KL(teacher || student); where alpha is 1 there is no teacher.
+    """
+
+    alpha: Fraction = 0.0
+    temperature: Temperature = 1.0
+
+    @property
+    def passes(self) -> int:
+        """Return how many models each batch goes through."""
+        return 1 if self.alpha == 1 else 2
+
+    def loss(self, logits: Logits, context: Context) -> Loss:
+        """Return the loss of a student, which is given by its logits; the base is loaded where it teaches."""
+        import torch  # noqa: PLC0415 - torch is imported only where tokens are computed
+
+        from jouleboard.training import losses  # noqa: PLC0415
+
+        weighting = losses.Weighting(alpha=self.alpha, temperature=self.temperature)
+        base = None if self.passes == 1 else teacher(context)
+
+        def of(ids: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                wanted = None if base is None else base(ids, use_cache=False).logits
+            return losses.response(logits(ids), wanted, losses.next_tokens(ids), weighting)
+
+        return of
+
+
+def own_logits(model: PreTrainedModel) -> Logits:
+    """Return a model's logits of a batch, without a key-value cache."""
+    return lambda ids: model(ids, use_cache=False).logits
 
 
 def body_weights(model: PreTrainedModel) -> dict[str, nn.Parameter]:

@@ -97,10 +97,10 @@ class Training:
         """Return how many steps are done."""
         return self._step
 
-    def origin(self, ids: torch.Tensor, words: str) -> str:
-        """Return the digest of what this training follows from: weights, tokens, schedule and the step's own settings."""
+    def origin(self, ids: torch.Tensor, words: str, model: nn.Module) -> str:
+        """Return the digest of what this training follows from: all weights, the tokens, the schedule and the step's own settings."""
         hasher = hashlib.sha256(f"{words}|{self._schedule}|{tuple(ids.shape)}".encode())
-        for name, weight in sorted(self._weights.items()):
+        for name, weight in sorted({**dict(model.named_parameters()), **self._weights}.items()):
             hasher.update(f"|{name}|{weight.dtype}|{tuple(weight.shape)}|".encode())
             hasher.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         hasher.update(ids.numpy().tobytes())
