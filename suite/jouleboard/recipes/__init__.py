@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from jouleboard import catalogue
+from jouleboard import catalogue, structure
 from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.bitsandbytes import Nf4
@@ -101,4 +101,8 @@ def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) 
     Returns:
         Each step as declared, with what it found out.
     """
-    return [msgspec.to_builtins(step) | step.apply(model, context) for step in steps]
+    done = []
+    for step in steps:
+        with structure.kept_shared(model):
+            done.append(msgspec.to_builtins(step) | step.apply(model, context))
+    return done
