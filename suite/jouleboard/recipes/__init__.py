@@ -23,18 +23,27 @@ from jouleboard.errors import RecipeError
 from jouleboard.recipes.bitsandbytes import Nf4
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.interface import Context, Stage, Technique
+from jouleboard.recipes.magnitude import PruneMagnitude
+from jouleboard.recipes.sparse import Sparse24
 from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
+from jouleboard.recipes.wanda import PruneWanda
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers
+Step = (
+    Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers
+    | PruneMagnitude | PruneWanda | Sparse24
+)
 
 TECHNIQUES: dict[str, type[Step]] = {
     "torchao-int8-weight-only": Int8WeightOnly,
     "torchao-int4-weight-only": Int4WeightOnly,
     "bitsandbytes-nf4": Nf4,
     "drop-layers": DropLayers,
+    "prune-magnitude": PruneMagnitude,
+    "prune-wanda": PruneWanda,
+    "sparse-2-4": Sparse24,
 }
 
 
