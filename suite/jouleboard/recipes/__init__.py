@@ -22,8 +22,12 @@ from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.bitsandbytes import Nf4
 from jouleboard.recipes.depth import DropLayers
+from jouleboard.recipes.heads import PruneHeads
 from jouleboard.recipes.interface import Context, Stage, Technique
+from jouleboard.recipes.low_rank import LowRank
 from jouleboard.recipes.magnitude import PruneMagnitude
+from jouleboard.recipes.mlp_width import PruneMlpWidth
+from jouleboard.recipes.share import ShareLayers
 from jouleboard.recipes.sparse import Sparse24
 from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
 from jouleboard.recipes.wanda import PruneWanda
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
 
 Step = (
     Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers
-    | PruneMagnitude | PruneWanda | Sparse24
+    | PruneMagnitude | PruneWanda | Sparse24 | PruneMlpWidth | PruneHeads | LowRank | ShareLayers
 )
 
 TECHNIQUES: dict[str, type[Step]] = {
@@ -44,6 +48,10 @@ TECHNIQUES: dict[str, type[Step]] = {
     "prune-magnitude": PruneMagnitude,
     "prune-wanda": PruneWanda,
     "sparse-2-4": Sparse24,
+    "prune-mlp-width": PruneMlpWidth,
+    "prune-heads": PruneHeads,
+    "low-rank": LowRank,
+    "share-layers": ShareLayers,
 }
 
 
