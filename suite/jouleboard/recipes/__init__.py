@@ -17,20 +17,31 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from jouleboard import catalogue
+from jouleboard import catalogue, structure
 from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.bitsandbytes import Nf4
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.distil import Distil
+from jouleboard.recipes.heads import PruneHeads
 from jouleboard.recipes.interface import Context, Stage, Technique
 from jouleboard.recipes.lora import LoraRecovery
+from jouleboard.recipes.low_rank import LowRank
+from jouleboard.recipes.magnitude import PruneMagnitude
+from jouleboard.recipes.mlp_width import PruneMlpWidth
+from jouleboard.recipes.share import ShareLayers
+from jouleboard.recipes.sparse import Sparse24
 from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
+from jouleboard.recipes.wanda import PruneWanda
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers | Distil | LoraRecovery
+Step = (
+    Int8WeightOnly | Int4WeightOnly | Nf4
+    | DropLayers | PruneMagnitude | PruneWanda | Sparse24 | PruneMlpWidth | PruneHeads | LowRank | ShareLayers
+    | Distil | LoraRecovery
+)
 
 TECHNIQUES: dict[str, type[Step]] = {
     "torchao-int8-weight-only": Int8WeightOnly,
@@ -39,6 +50,13 @@ TECHNIQUES: dict[str, type[Step]] = {
     "drop-layers": DropLayers,
     "distil": Distil,
     "lora-recovery": LoraRecovery,
+    "prune-magnitude": PruneMagnitude,
+    "prune-wanda": PruneWanda,
+    "sparse-2-4": Sparse24,
+    "prune-mlp-width": PruneMlpWidth,
+    "prune-heads": PruneHeads,
+    "low-rank": LowRank,
+    "share-layers": ShareLayers,
 }
 
 
@@ -112,4 +130,5 @@ def apply_one(model: PreTrainedModel, step: Technique, context: Context) -> dict
     """Apply one step in place; return it as declared, with what it found out."""
     declared: dict[str, Any] = msgspec.to_builtins(step)
     bits = {} if step.weight_bits is None else {"weight_bits": step.weight_bits}
-    return declared | bits | step.apply(model, context)
+    with structure.kept_shared(model):
+        return declared | bits | step.apply(model, context)
