@@ -14,6 +14,9 @@ from torch import nn
 from jouleboard.errors import RecipeError
 from jouleboard.records import Realised
 
+SPARSE = "SparseSemiStructured"
+"""Beginning of torch's classes of packed 2:4 weights: fewer values are stored, each as it was."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -113,7 +116,8 @@ def realised(model: nn.Module, steps: list[dict[str, Any]], layers: int) -> Real
         if part.tensor.dtype.is_floating_point or part.tensor.dtype == torch.int8:
             nonzero += int(torch.count_nonzero(whole(part.tensor)))
             countable += part.tensor.numel()
-    quantised = sum(count for name, count in classes.items() if name not in {"Parameter", "Tensor"})
+    quantised = sum(count for name, count in classes.items()
+                    if name not in {"Parameter", "Tensor"} and not name.startswith(SPARSE))
     return Realised(
         weight_bytes=sum(dtypes.values()),
         parameters=sum(_logical_numel(tensor) for tensor in weights),
@@ -136,7 +140,7 @@ def _logical_numel(tensor: torch.Tensor) -> int:
 
 
 def _verify(model: nn.Module, steps: list[dict[str, Any]], classes: Counter[str], layers: int) -> Iterator[str]:
-    for step in steps:
+    for step in _standing(steps):
         name = step["step"]
         if "claimed_tensor_class" in step:
             kind, claimed = step["claimed_tensor_class"], step["claimed_quantised_tensors"]
@@ -159,6 +163,26 @@ def _verify(model: nn.Module, steps: list[dict[str, Any]], classes: Counter[str]
             yield f"{field} is {claimed}"
         if "claimed_zero_share" in step:
             yield _zeros(model, name, float(step["claimed_zero_share"]))
+        if "claimed_pattern" in step:
+            yield _pattern(model, name, str(step["claimed_pattern"]))
+
+
+def _standing(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave of several claims about one thing the last: what one step claimed, a later one changes by claiming it anew."""
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for step in reversed(steps):
+        kept = dict(step)
+        for claim in ("claimed_layers", "claimed_parameters"):
+            if (claim, "") in seen:
+                kept.pop(claim, None)
+            elif claim in step:
+                seen.add((claim, ""))
+        for claim in ("claimed_modules", "claimed_config"):
+            kept[claim] = {about: value for about, value in step.get(claim, {}).items() if (claim, about) not in seen}
+            seen.update((claim, about) for about in kept[claim])
+        found.append(kept)
+    return found[::-1]
 
 
 BUG = "this is a bug in the step: please report it"
@@ -169,13 +193,51 @@ def _require(step: str, what: str, found: object, claimed: object, remedy: str =
         raise RecipeError(f"{step} claims {what}, the built model has {found}", field="realised", remedy=remedy)
 
 
+MASK = "a later step filled zeros again or removed them: put it before the pruning, and use quantisers whose grid holds zero"
+
+
 def _zeros(model: nn.Module, step: str, claimed: float) -> str:
-    """Count the zeros of the body's dense weights; a claim holds to a thousandth."""
-    dense = [module.weight for name, module in model.named_modules()
-             if isinstance(module, nn.Linear) and type(module.weight) is nn.Parameter and name.rpartition(".")[2] != "lm_head"]
-    held = sum(weight.numel() for weight in dense)
-    share = sum(int((weight == 0).sum()) for weight in dense) / held if held else 0.0
+    """Count the zeros of the body's weights; a claim holds to a thousandth."""
+    zeros = held = 0
+    for values in _values(model, step):
+        zeros += int((values == 0).sum())
+        held += values.numel()
+    if not held:
+        raise RecipeError(f"{step} claims zeros, and there is no linear layer left to count them in", field="realised", remedy=MASK)
+    share = zeros / held
     if share < claimed - 1e-3:
         raise RecipeError(f"{step} claims that {claimed:.1%} of the weights are zero, in the built model {share:.1%} are",
-                          field="realised", remedy=BUG)
+                          field="realised", remedy=MASK)
     return f"{share:.1%} of the weights are zero"
+
+
+def _pattern(model: nn.Module, step: str, claimed: str) -> str:
+    """Look for more than n non-zero weights among m neighbours in a row (`2:4`)."""
+    kept, of = (int(part) for part in claimed.split(":"))
+    for values in _values(model, step):
+        most = int((values.view(len(values), -1, of) != 0).sum(-1).max())
+        if most > kept:
+            raise RecipeError(f"{step} claims the pattern {claimed}, in the built model {most} of {of} neighbours are not zero",
+                              field="realised", remedy=MASK)
+    return f"at most {kept} of {of} neighbours in a row are not zero"
+
+
+def _values(model: nn.Module, step: str) -> Iterator[torch.Tensor]:
+    """Yield what each of the body's linear layers multiplies by, packed weights unpacked."""
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or name.rpartition(".")[2] == "lm_head":
+            continue
+        weight = module.weight.detach()
+        state = getattr(module.weight, "quant_state", None)
+        if state is not None:
+            from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415 - heavy, and only where it packed the weights
+
+            weight = dequantize_4bit(module.weight.data, state)
+        elif type(weight) is not torch.Tensor:
+            unpack = next((getattr(weight, way) for way in ("dequantize", "to_dense")
+                           if getattr(type(weight), way) is not getattr(torch.Tensor, way)), None)
+            if unpack is None:
+                raise RecipeError(f"{step} claims zeros, which cannot be counted in {name}, a {type(weight).__name__}",
+                                  field="realised", remedy="use another quantiser behind the pruning")
+            weight = unpack()
+        yield whole(weight)

@@ -17,26 +17,44 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from jouleboard import catalogue
+from jouleboard import catalogue, structure
 from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.bitsandbytes import Nf4
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.distil import Distil
+from jouleboard.recipes.heads import PruneHeads
 from jouleboard.recipes.interface import Context, Stage, Technique
 from jouleboard.recipes.lora import LoraRecovery
+from jouleboard.recipes.low_rank import LowRank
+from jouleboard.recipes.magnitude import PruneMagnitude
+from jouleboard.recipes.mlp_width import PruneMlpWidth
+from jouleboard.recipes.share import ShareLayers
+from jouleboard.recipes.sparse import Sparse24
 from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
+from jouleboard.recipes.wanda import PruneWanda
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers | Distil | LoraRecovery
+Step = (
+    Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers
+    | PruneMagnitude | PruneWanda | Sparse24 | PruneMlpWidth | PruneHeads | LowRank | ShareLayers
+    | Distil | LoraRecovery
+)
 
 TECHNIQUES: dict[str, type[Step]] = {
     "torchao-int8-weight-only": Int8WeightOnly,
     "torchao-int4-weight-only": Int4WeightOnly,
     "bitsandbytes-nf4": Nf4,
     "drop-layers": DropLayers,
+    "prune-magnitude": PruneMagnitude,
+    "prune-wanda": PruneWanda,
+    "sparse-2-4": Sparse24,
+    "prune-mlp-width": PruneMlpWidth,
+    "prune-heads": PruneHeads,
+    "low-rank": LowRank,
+    "share-layers": ShareLayers,
     "distil": Distil,
     "lora-recovery": LoraRecovery,
 }
@@ -105,4 +123,8 @@ def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) 
     Returns:
         Each step as declared, with what it found out.
     """
-    return [msgspec.to_builtins(step) | step.apply(model, context) for step in steps]
+    done = []
+    for step in steps:
+        with structure.kept_shared(model):
+            done.append(msgspec.to_builtins(step) | step.apply(model, context))
+    return done

@@ -137,5 +137,7 @@ class Technique(Protocol):
         Claims among them are held against the built model (`engines.inspect`): `claimed_quantised_tensors` with
         `claimed_tensor_class`; `claimed_layers`; `claimed_modules` (class name to count); `claimed_parameters`;
         `claimed_config` (field of the configuration to value); `claimed_zero_share` (least share of zeros in the body's
-        linear weights). `tokens` is how many tokens went through a model for this step.
+        linear weights); `claimed_pattern` (`2:4`: non-zero weights among neighbours in a row). Of several claims about one
+        thing the last is held against the model, so a step that changes what an earlier one claimed (the number of parameters
+        or layers, a field, a count of modules) claims it anew. `tokens` is how many tokens went through a model for this step.
         """
