@@ -38,7 +38,7 @@ PIECE_S = 300.0
 """Work of a long step between two windows: what a killed run may lose."""
 LIBRARIES = ("torch", "transformers", "numpy", "safetensors")
 """What besides our own code decides what comes out."""
-CODE = ("recipes", "training", "preparing.py", "structure.py", "structure_modules.py", "engines/loading.py")
+CODE = ("recipes", "training", "preparing.py", "structure.py", "structure_modules.py", "structure_tuned.py", "structure_tuned_modules.py", "engines/loading.py")
 STEP, PIECES, COMMITTED = "step.json", "pieces.json", "committed"
 
 

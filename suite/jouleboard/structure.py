@@ -25,6 +25,7 @@ import msgspec
 
 from jouleboard.declared import Count, Noun, Positive
 from jouleboard.errors import RecipeError
+from jouleboard.structure_tuned import Adapter, Prefix, adapter, prefix
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,7 @@ class SharedLayer(Noun, tag="share-layers", tag_field="edit", frozen=True, kw_on
     """Number of the layer that holds the weights."""
 
 
-Edit = LowRank | SharedLayer
+Edit = LowRank | SharedLayer | Adapter | Prefix
 
 
 def layers(model: PreTrainedModel) -> nn.ModuleList:
@@ -189,7 +190,9 @@ def _alias(target: nn.Module, source: nn.Module) -> None:
         setattr(target, name, tensor)
 
 
-SKELETONS: dict[type[Edit], Callable[[PreTrainedModel, Any], None]] = {LowRank: _low_rank, SharedLayer: _share}
+SKELETONS: dict[type[Edit], Callable[[PreTrainedModel, Any], None]] = {
+    LowRank: _low_rank, SharedLayer: _share, Adapter: adapter, Prefix: prefix,
+}
 
 
 def is_edited(folder: str) -> bool:

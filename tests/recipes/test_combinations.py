@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.recipes.built import apply, load, logits, realised, saved
 
 from jouleboard.engines import inspect
 from jouleboard.recipes import (
@@ -16,7 +17,6 @@ from jouleboard.recipes import (
     PruneWanda,
     ShareLayers,
 )
-from tests.recipes.built import apply, load, logits, realised, saved
 
 WIDTH, HEADS, DEPTH = PruneMlpWidth(keep=0.67), PruneHeads(groups=1), DropLayers(count=1)
 FACTORS, SHARED = LowRank(which="mlp", rank=8, weighting="whiten"), ShareLayers(group=2, weights="first")

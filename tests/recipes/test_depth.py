@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.recipes.built import IDS, apply, gpt2, logits, realised
 
 from jouleboard.errors import RecipeError
 from jouleboard.recipes import DropLayers, LowRank
 from jouleboard.recipes.depth import block_influence
-from tests.recipes.built import IDS, apply, gpt2, logits, realised
 
 
 def test_influence_is_taken_at_the_layers_and_not_after_the_final_norm(model):

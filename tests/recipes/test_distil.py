@@ -8,13 +8,13 @@ import shutil
 import msgspec
 import pytest
 import torch
+from tests.recipes.tiny import UNSEEN, Tokenizer, context, distance, model, student, to_the_end, write_corpus
 
 from jouleboard.engines import inspect
 from jouleboard.errors import RecipeError, UnitError
 from jouleboard.recipes import Context
 from jouleboard.recipes.distil import Distil, even_map
 from jouleboard.recipes.interface import Paused
-from tests.recipes.tiny import UNSEEN, Tokenizer, context, distance, model, student, to_the_end, write_corpus
 
 STEP = Distil(corpus="tiny", steps=6, batch_size=2, accumulate=2, sequence_tokens=24, learning_rate=2e-3, seed=3)
 

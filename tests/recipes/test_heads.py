@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.recipes.built import IDS, apply, gpt2, logits, realised, saved, tiny
 from transformers import AutoModelForCausalLM
 
 from jouleboard.engines import memory
 from jouleboard.errors import RecipeError
 from jouleboard.recipes import PruneHeads, ShareLayers
-from tests.recipes.built import IDS, apply, gpt2, logits, realised, saved, tiny
 
 SIX = {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 3}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 import torch
+from tests.recipes.tiny import UNSEEN, context, distance, student, to_the_end, write_corpus
 from transformers import AutoModelForCausalLM
 
 from jouleboard.engines import inspect
 from jouleboard.recipes import LoraRecovery
 from jouleboard.recipes.lora import inject
-from tests.recipes.tiny import UNSEEN, context, distance, student, to_the_end, write_corpus
 
 STEP = LoraRecovery(corpus="tiny", steps=6, batch_size=2, sequence_tokens=24, learning_rate=5e-3, seed=3, rank=4)
 

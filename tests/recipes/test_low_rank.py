@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from tests.recipes.built import IDS, apply, gpt2, logits, realised, tiny
 
 from jouleboard.errors import RecipeError
 from jouleboard.recipes import LowRank
 from jouleboard.recipes.low_rank import DAMPING
 from jouleboard.structure_modules import LowRankLinear
-from tests.recipes.built import IDS, apply, gpt2, logits, realised, tiny
 
 
 def product(module):

@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from tests.recipes.built import apply, gpt2, realised
 
 from jouleboard import recipes, strictyaml
 from jouleboard.errors import DataFileError, RecipeError
 from jouleboard.recipes import PruneMagnitude
 from jouleboard.recipes.linear import body_linears
 from jouleboard.recipes.masks import zero_smallest
-from tests.recipes.built import apply, gpt2, realised
 
 
 def weights(model):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.recipes.built import IDS, apply, gpt2, logits, realised, tiny
 from transformers import AutoModelForCausalLM
 
 from jouleboard.errors import RecipeError
 from jouleboard.recipes import Int4WeightOnly, LowRank, PruneMlpWidth, ShareLayers
-from tests.recipes.built import IDS, apply, gpt2, logits, realised, tiny
 
 
 def test_the_channels_of_largest_activation_and_weight_norm_stay(tmp_path):

@@ -7,11 +7,11 @@ import copy
 import pytest
 import torch
 from safetensors import safe_open
+from tests.recipes.built import IDS, apply, gpt2, logits, realised, saved, tiny
 
 from jouleboard import recipes
 from jouleboard.errors import RecipeError
 from jouleboard.recipes import DropLayers, LowRank, ShareLayers
-from tests.recipes.built import IDS, apply, gpt2, logits, realised, saved, tiny
 
 PAIRS = ShareLayers(group=2, weights="first")
 

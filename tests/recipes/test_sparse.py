@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.recipes.built import CONTEXT, IDS, apply, realised, tiny
 from torch.sparse import SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructuredTensorCUTLASS
 from torch.sparse._semi_structured_conversions import sparse_semi_structured_from_dense_cutlass
 
@@ -13,7 +14,6 @@ from jouleboard.errors import RecipeError
 from jouleboard.recipes import PruneWanda, Sparse24
 from jouleboard.recipes.linear import body_linears
 from jouleboard.recipes.sparse import _require_fit
-from tests.recipes.built import CONTEXT, IDS, apply, realised, tiny
 
 KINDS = (SparseSemiStructuredTensorCUSPARSELT, SparseSemiStructuredTensorCUTLASS)
 

@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from tests.recipes.built import IDS, SMALL_NEOX, apply, gpt2, realised, tiny
 
 from jouleboard.errors import RecipeError
 from jouleboard.recipes import PruneWanda, ShareLayers
 from jouleboard.recipes.linear import body_linears
-from tests.recipes.built import IDS, SMALL_NEOX, apply, gpt2, realised, tiny
 
 
 def inputs(model, number):

@@ -20,6 +20,7 @@ import msgspec
 from jouleboard import catalogue, structure
 from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
+from jouleboard.recipes.adapters import Adapters
 from jouleboard.recipes.bitsandbytes import Nf4
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.distil import Distil
@@ -29,8 +30,10 @@ from jouleboard.recipes.lora import LoraRecovery
 from jouleboard.recipes.low_rank import LowRank
 from jouleboard.recipes.magnitude import PruneMagnitude
 from jouleboard.recipes.mlp_width import PruneMlpWidth
+from jouleboard.recipes.prompt import PromptTuning
 from jouleboard.recipes.share import ShareLayers
 from jouleboard.recipes.sparse import Sparse24
+from jouleboard.recipes.student import Student
 from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
 from jouleboard.recipes.wanda import PruneWanda
 
@@ -38,9 +41,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Step = (
-    Int8WeightOnly | Int4WeightOnly | Nf4
-    | DropLayers | PruneMagnitude | PruneWanda | Sparse24 | PruneMlpWidth | PruneHeads | LowRank | ShareLayers
-    | Distil | LoraRecovery
+    Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers | Distil | LoraRecovery | PruneMagnitude
+    | PruneWanda | Sparse24 | PruneMlpWidth | PruneHeads | LowRank | ShareLayers | Student | Adapters
+    | PromptTuning
 )
 
 TECHNIQUES: dict[str, type[Step]] = {
@@ -57,6 +60,9 @@ TECHNIQUES: dict[str, type[Step]] = {
     "prune-heads": PruneHeads,
     "low-rank": LowRank,
     "share-layers": ShareLayers,
+    "student": Student,
+    "adapters": Adapters,
+    "prompt-tuning": PromptTuning,
 }
 
 
