@@ -13,7 +13,7 @@ from pathlib import Path
 from jouleboard import catalogue, definitions, failures, paths, store, traces
 from jouleboard.check_energy import check_energy
 from jouleboard.check_gates import check_gates, check_profile
-from jouleboard.check_grid import check_grid
+from jouleboard.check_grid import check_engine, check_grid
 from jouleboard.check_items import check_items
 from jouleboard.check_trials import check_trials
 from jouleboard.declared import Hardware, Model, Noun, Plan, Workload
@@ -142,6 +142,7 @@ def check_report(path: Path, report: Report) -> Iterator[Problem]:
     yield from check_trials(report, at)
     yield from check_energy(report, at)
     yield from check_grid(report, at)
+    yield from check_engine(report, at)
     names = [result.task for result in report.tasks]
     if len(set(names)) != len(names):
         yield at("tasks", "item-once", "a task occurs twice", "measure again")

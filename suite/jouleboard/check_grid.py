@@ -53,6 +53,15 @@ def check_grid(report: Report, at: Make) -> Iterator[Problem]:
                      f"{result.withheld!r} with steps of {min(bits, default=None)} bits on a base of {prior} bits", _AGAIN)
 
 
+def check_engine(report: Report, at: Make) -> Iterator[Problem]:
+    """Make sure that an entry which stands on another engine's boards brought its own engine by a step."""
+    names = [] if report.build is None else [step.get("step") for step in report.build.steps]
+    brought = any(TECHNIQUES[name].about.exports for name in names if isinstance(name, str) and name in TECHNIQUES)
+    if brought != (report.engine.beside is not None):
+        yield at("engine.beside", "engine", f"{report.engine.beside!r}, and {'a' if brought else 'no'} step hands the model to another engine",
+                 _AGAIN)
+
+
 def step_bits(step: Mapping[str, Any]) -> int | None:
     """Return the bits a weight of one recorded step, None where it does not quantise.
 

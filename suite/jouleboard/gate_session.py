@@ -260,8 +260,9 @@ def _bits(step: Mapping[str, object]) -> int | None:
     said = step.get("weight_bits")
     if type(said) is int:
         return said
-    match = _BITS.search(str(step.get("step")))
-    return None if match is None else int(match[1])
+    # A step that hands the model to another engine says in a field how that stores the weights.
+    found = [int(match[1]) for field in ("step", "weights") if (match := _BITS.search(str(step.get(field))))]
+    return min(found, default=None)
 
 
 def _unmet(steps: Sequence[Mapping[str, object]], found: Realised) -> tuple[str, str] | None:

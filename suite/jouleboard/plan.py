@@ -19,7 +19,7 @@ from jouleboard.recipes import Recipe
 from jouleboard.records import FORMAT_VERSION, RULES_VERSION, ReplayRow
 
 COMPUTING_PACKAGES = ("torch", "transformers", "lm-eval", "torchao", "bitsandbytes", "zeus", "accelerate", "gguf",
-                      "tokenizers", "numpy", "datasets")
+                      "tokenizers", "numpy", "datasets", "ctranslate2", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-genai")
 
 
 REPLAY = "replay"

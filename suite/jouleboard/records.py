@@ -246,7 +246,7 @@ class Environment(Noun, frozen=True, kw_only=True):
     torch_cpu_capability: str | None
 
 
-class Engine(Noun, frozen=True, kw_only=True):
+class Engine(Noun, frozen=True, kw_only=True, omit_defaults=True):
     """How tokens were computed: part of an entry's identity."""
 
     name: str
@@ -257,6 +257,8 @@ class Engine(Noun, frozen=True, kw_only=True):
     dtype: str
     softmax_dtype: str
     attention: str
+    beside: tuple[str, str] | None = None
+    """Name and version of the plan's engine, where the recipe brings one of its own: the entry stands on that one's boards."""
 
 
 class Failure(Noun, frozen=True, kw_only=True):

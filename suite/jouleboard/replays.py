@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from jouleboard.records import ReplayRow
+
+UNPADDED = frozenset({"ctranslate2"})
+"""Engines that compute prompts of different lengths together without padding."""
 
 
 def fed_tokens(rows: Sequence[ReplayRow]) -> int:
@@ -16,8 +21,15 @@ def fed_tokens(rows: Sequence[ReplayRow]) -> int:
     return sum(len(row.tokens) + _later_steps(row) for row in rows)
 
 
-def computed_tokens(rows: Sequence[ReplayRow]) -> int:
-    """Return the tokens of a batch that go through the model: rows as long as the longest beside them, and the steps behind them."""
+def computed_tokens(rows: Sequence[ReplayRow], engine: str = "transformers") -> int:
+    """Return the tokens of a batch that go through the model: rows as long as the longest beside them, and the steps behind them.
+
+    Args:
+        rows: the batch.
+        engine: that computes it, as entries call it; some pad no prompts of generation. What is scored, all of them pad.
+    """
+    if engine in UNPADDED and any(row.decode_steps for row in rows):
+        return fed_tokens(rows)
     together: dict[int, list[int]] = {}
     for row in rows:
         together.setdefault(row.joins, []).append(len(row.tokens))
@@ -82,6 +94,20 @@ def plain(batches: Sequence[Sequence[ReplayRow]], batch_size: int) -> list[list[
             found += [whole[start : start + batch_size] for start in range(0, len(whole), batch_size)]
         else:
             found.append(list(rows))
+    return found
+
+
+def apart(batches: Sequence[Sequence[ReplayRow]]) -> list[list[ReplayRow]]:
+    """Return what an engine computes that takes no rows in while others are under way: batches of rows that begin together.
+
+    Args:
+        batches: as another engine recorded them; of one whose rows joined each other, as many are computed at once as began it.
+    """
+    found: list[list[ReplayRow]] = []
+    for rows in batches:
+        at_once = sum(not row.joins for row in rows)
+        alone = [msgspec.structs.replace(row, joins=0) for row in rows]
+        found += [alone[start : start + at_once] for start in range(0, len(alone), at_once)]
     return found
 
 

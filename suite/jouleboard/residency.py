@@ -55,7 +55,9 @@ def need(recipe: Recipe, parameters: int) -> Need:
     """
     dense = parameters * DTYPE_BYTES[recipe.dtype]
     bits = recipe.weight_bits
-    return Need(building_bytes=dense, resident_bytes=dense if bits is None else min(dense, parameters * bits // 8))
+    # An exporter holds the model that it reads and the one that it writes.
+    building = dense if recipe.export is None else 2 * dense
+    return Need(building_bytes=building, resident_bytes=dense if bits is None else min(dense, parameters * bits // 8))
 
 
 def holds(needs: Sequence[Need], available_bytes: int, *, processes: int = 1) -> bool:

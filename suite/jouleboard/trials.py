@@ -239,13 +239,16 @@ def _replayed(session: Session, slot: Slot, batches: Sequence[Sequence[ReplayRow
     built = session.state[slot.recipe].built
     if built is None or built.engine.name != "shared-prefix":
         batches = replays.plain(batches, session.family.plan.batch_size)
+    if built is not None and built.engine.beside is not None:
+        batches = replays.apart(batches)
+    engine = "transformers" if built is None else built.engine.name
     rows = [row for batch in batches for row in batch]
     return _Loop(
         requests=sum(row.requests for row in rows),
         prompt_tokens=sum(row.prompt_tokens for row in rows),
         output_tokens=sum(row.output_tokens for row in rows),
         fed_tokens=sum(map(replays.fed_tokens, batches)),
-        computed_tokens=sum(map(replays.computed_tokens, batches)),
+        computed_tokens=sum(replays.computed_tokens(batch, engine) for batch in batches),
     )
 
 

@@ -12,19 +12,16 @@ from pathlib import Path
 
 import msgspec
 import torch
-import transformers
 from transformers import AutoTokenizer
 
-from jouleboard import harness, preparing, protocol, recipes, scores, workloads
+from jouleboard import computing, harness, preparing, protocol, recipes, scores, workloads
 from jouleboard.declared_tasks import Metric, Task
-from jouleboard.engines import fitness, inspect, loading, memory, parallel, recorded, templates
-from jouleboard.engines.reference import SOFTMAX_DTYPE, ReferenceLM
-from jouleboard.engines.shared import SharedPrefixLM
+from jouleboard.engines import fitness, loading, memory, parallel, recorded, templates
 from jouleboard.errors import TooLargeError, UnitError
 from jouleboard.harness import Outcome
 from jouleboard.journal import Journal
 from jouleboard.recipes.interface import Context
-from jouleboard.records import Engine, Score, TaskResult
+from jouleboard.records import Score, TaskResult
 
 Wait = Callable[[], None]
 Timed = protocol.Replay | protocol.Serve | protocol.Probe
@@ -51,31 +48,28 @@ class Variant:
         model = loading.dense(request.folder, getattr(torch, recipe.dtype), request.device, group)
         context = Context(calibration_ids=loading.calibration_ids(tokenizer, request.calibration), tokenizer=tokenizer)
         steps = preparing.applied(model, recipe.steps, context, opened_s=opened_s)
-        realised = inspect.realised(model, steps, int(model.config.num_hidden_layers))
-        group.require_same("weights or steps", (realised, [{**step, "bill": None} for step in steps]))
-        self._model, self._tokenizer = model, tokenizer
+        how = computing.choose(request, recipe, group, model=model, tokenizer=tokenizer, steps=steps)
+        group.require_same("weights or steps", (how.realised, [{**step, "bill": None} for step in steps]))
+        model = how.model
+        self._model, self._tokenizer, self._works = model, tokenizer, how.works
         self._device: torch.device = model.device
-        self._dtype: torch.dtype = getattr(torch, recipe.dtype)
+        self._dtype: torch.dtype = getattr(torch, how.engine.dtype)
         self._declared = request.model
         declared = request.model.context_length
         self._context_tokens = min(declared, getattr(model.config, "max_position_embeddings", None) or declared)
         self._warmed: set[Timed] = set()
         self.peak = memory.Peak(self._device)
         self._asked_engine = request.engine
-        self._refused = None if request.engine == "reference" else fitness.refusal(model, ranks=group.world)
-        engine = ReferenceLM if request.engine == "reference" or self._refused else SharedPrefixLM
-        self._lm = engine(
+        self._refused = how.refused
+        self._lm = how.scores(
             model, tokenizer, batch_size=request.batch_size, max_length=request.model.context_length,
             on_batch=self._batch_done,
         )
         self._on_rows: Callable[[int], None] = lambda _rows: None
         self.built = protocol.Built(
-            realised=msgspec.structs.replace(realised, claims=(*request.claims, *realised.claims, *parallel.claim(model, group))),
-            engine=Engine(
-                name=engine.engine_name, version=transformers.__version__, device=",".join(group.gather(request.device)),
-                threads=request.threads, batch_size=request.batch_size, dtype=recipe.dtype, softmax_dtype=SOFTMAX_DTYPE,
-                attention=str(getattr(model.config, "_attn_implementation", "unknown")),
-            ),
+            realised=msgspec.structs.replace(
+                how.realised, claims=(*request.claims, *how.realised.claims, *parallel.claim(model, group))),
+            engine=how.engine,
             steps=(*request.prepared, *steps),
             torch_cpu_capability=torch.backends.cpu.get_cpu_capability(),
             device=_device_digest(group.gather(_uuid(self._device))),
@@ -153,7 +147,7 @@ class Variant:
         prompts = workloads.cut_prompts(text, request.batch, request.prompt_tokens).to(self._device)
         self._group.require_same("prompts", prompts.tolist())
         return self._work(
-            request, lambda: workloads.serve(self._model, prompts, request.output_tokens), go, stepwise=True
+            request, lambda: self._works.serve(self._model, prompts, request.output_tokens), go, stepwise=True
         )
 
     def _work(
@@ -198,13 +192,13 @@ class Variant:
         first_s: float | None = None
         steps_s: tuple[float, ...] = ()
         if request.kind == "decode":
-            loop = workloads.Decode(self._model, prompts, request.output_tokens).loop
+            loop = self._works.decode(self._model, prompts, request.output_tokens).loop
             self._warm_up(request, loop)
             steps_s = workloads.step_s(loop, self._device)
         else:
 
             def loop() -> Iterator[torch.Tensor]:
-                return workloads.prefill(self._model, prompts)
+                return self._works.prefill(self._model, prompts)
 
             self._warm_up(request, loop)
             first_s = workloads.first_token_s(loop, self._device, decide=self._group.decide)

@@ -61,6 +61,12 @@ class Billing:
                 "peak_memory_bytes": self.peak_memory_bytes}
 
 
+def added(bill: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Return a step's bill with that of another stretch of work on the same step, which followed it."""
+    return bill | {name: bill[name] + more[name] for name in ("duration_s", "cpu_s", "tokens")} | {
+        "peak_memory_bytes": max(bill["peak_memory_bytes"], more["peak_memory_bytes"])}
+
+
 def _cpu_s() -> float:
     """CPU time of this process and of those that it waited for, such as compilers."""
     times = os.times()

@@ -40,7 +40,7 @@ def decode(rows: Rows, prompts: Sequence[Sequence[int]], *, joins: Joins, stays:
     Args:
         rows: holds none yet.
         prompts: token ids of each row.
-        joins: asked before each pass: rows join, or those that are there take a step.
+        joins: asked before each pass where rows can join: they do, or those that are there take a step.
         stays: asked for each new token.
 
     Yields:
@@ -49,7 +49,7 @@ def decode(rows: Rows, prompts: Sequence[Sequence[int]], *, joins: Joins, stays:
     here: list[int] = []
     begun = passes = 0
     while here or begun < len(prompts):
-        count = joins(passes, len(here), len(prompts) - begun)
+        count = joins(passes, len(here), len(prompts) - begun) if not here or rows.can_grow() else 0
         if count:
             new, before = list(range(begun, begun + count)), len(here)
             begun += count

@@ -24,6 +24,9 @@ def refusal(model: PreTrainedModel, *, ranks: int = 1) -> str | None:
     """
     if ranks > 1:
         return f"{ranks} devices compute the model together, and packed batches were not tried there"
+    outside = getattr(model, "computed_by", None)
+    if outside is not None:
+        return f"the recipe hands the model to {outside}, which takes no packed batches"
     return _layers(model) or _inputs(model) or _activations(model)
 
 

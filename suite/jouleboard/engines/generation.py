@@ -30,7 +30,7 @@ from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_tex
 from transformers import PreTrainedModel
 
 from jouleboard import replays
-from jouleboard.engines.decoding import Rows, decode
+from jouleboard.engines.decoding import Joins, Stays
 from jouleboard.engines.parallel import Keeps
 from jouleboard.errors import UnitError
 from jouleboard.journal import Answer
@@ -54,6 +54,10 @@ class Engine(Protocol):
     max_gen_toks: int
     batch_size: Any
     add_bos_token: bool | None
+    engine_name: str
+
+    def decode(self, prompts: Sequence[Sequence[int]], *, joins: Joins, stays: Stays) -> Iterator[torch.Tensor]:
+        """Decode rows for as long as they go on; see `decoding.decode`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +186,7 @@ def _answers(lm: Engine, batch: list[Asked], journal: Keeps | None, on_rows: Cal
                       decode_steps=len(one.tokens), joins=joins)
             for asked, one, joins in zip(batch, made.answers, made.joins, strict=True)]
     lm.tally.batches.append(rows)
-    computed, decoded = replays.computed_tokens(rows), sum(row.decode_steps - 1 for row in rows)
+    computed, decoded = replays.computed_tokens(rows, lm.engine_name), sum(row.decode_steps - 1 for row in rows)
     lm.tally.prefill_tokens += computed - decoded
     lm.tally.decode_tokens += decoded
     lm.tally.computed_tokens += computed
@@ -217,12 +221,11 @@ def write(lm: Engine, batch: Sequence[Asked], on_rows: Callable[[int], None] = l
     tokens: list[list[int]] = [[] for _ in batch]
     stopped: list[Literal["stop", "length"]] = ["length"] * len(batch)
     joined: list[int] = []
-    rows = Rows(lm.model, pad=_pad(lm))
 
     def joins(passes: int, here: int, waiting: int) -> int:
         free = at_once - here
         # Putting caches together costs about a step, so it waits until a quarter of the rows have left.
-        if here and (4 * free < at_once or not rows.can_grow()):
+        if here and 4 * free < at_once:
             return 0
         joined.extend([passes] * min(free, waiting))
         return min(free, waiting)
@@ -239,7 +242,7 @@ def write(lm: Engine, batch: Sequence[Asked], on_rows: Callable[[int], None] = l
             on_rows(len(found) - sum(found))
         return found
 
-    for _ in decode(rows, [one.prompt for one in batch], joins=joins, stays=stays):
+    for _ in lm.decode([one.prompt for one in batch], joins=joins, stays=stays):
         pass
     return _Batch(joins=joined, answers=[
         Written(tokens=tuple(found), stopped=why, text=_text(lm, asked, found))
@@ -249,10 +252,6 @@ def write(lm: Engine, batch: Sequence[Asked], on_rows: Callable[[int], None] = l
 def _text(lm: Engine, asked: Asked, tokens: Sequence[int]) -> str:
     whole = lm.tokenizer.decode(list(tokens), skip_special_tokens=True)
     return str(postprocess_generated_text(whole, list(asked.stops), None))
-
-
-def _pad(lm: Engine) -> int:
-    return int(lm.tokenizer.pad_token_id or 0)
 
 
 def replay(lm: Engine, rows: Sequence[ReplayRow]) -> Iterator[torch.Tensor]:
@@ -275,4 +274,4 @@ def replay(lm: Engine, rows: Sequence[ReplayRow]) -> Iterator[torch.Tensor]:
             left[place] -= 1
         return [left[place] > 0 for place in places]
 
-    yield from decode(Rows(lm.model, pad=_pad(lm)), [row.tokens for row in rows], joins=joins, stays=stays)
+    yield from lm.decode([row.tokens for row in rows], joins=joins, stays=stays)

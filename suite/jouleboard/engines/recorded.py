@@ -37,6 +37,8 @@ def prepare(lm: ReferenceLM, batches: Sequence[Sequence[ReplayRow]]) -> list[Rec
     """
     if not isinstance(lm, SharedPrefixLM):
         batches = replays.plain(batches, int(lm.batch_size))
+    if not lm.takes_in:
+        batches = replays.apart(batches)
     prefix_tokens = 0
     ready: list[Recorded] = []
     for rows in batches:

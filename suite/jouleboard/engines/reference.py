@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import Collator
 
-from jouleboard.engines import generation, prefixes
+from jouleboard.engines import decoding, generation, prefixes
 from jouleboard.engines.inspect import fingerprint
 from jouleboard.engines.parallel import Keeps
 from jouleboard.engines.rows import Ask
@@ -27,6 +27,8 @@ from jouleboard.records import ReplayRow, SelfCheck
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from jouleboard.engines.edge.model import EdgeModel
 
 SOFTMAX_DTYPE = "float32"
 """bf16 log-likelihoods near 50 are a quarter apart and tie; the softmax is taken in float32, an option of lm-eval's."""
@@ -121,12 +123,14 @@ class ReferenceLM(HFLM):
 
     engine_name = "transformers"
     """What an entry calls the engine."""
+    takes_in = True
+    """Whether waiting rows of generation join those that are under way."""
     check_first = False
     """Whether the first items of a task are held against the reference engine, by an engine that is not the reference."""
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | EdgeModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_size: int,
@@ -231,6 +235,13 @@ class ReferenceLM(HFLM):
         """Answer requests in text; each row stops by itself (see `generation`)."""
         asked = [request.args for request in requests]
         return [one.text for one in generation.generate(self, asked, self._journal, self._on_batch)]
+
+    def decode(
+        self, prompts: Sequence[Sequence[int]], *, joins: decoding.Joins, stays: decoding.Stays
+    ) -> Iterator[torch.Tensor]:
+        """Decode rows for as long as they go on; see `decoding.decode`."""
+        rows = decoding.Rows(self.model, pad=int(self.tokenizer.pad_token_id or 0))
+        return decoding.decode(rows, prompts, joins=joins, stays=stays)
 
     def score_batch(self, rows: torch.Tensor) -> torch.Tensor:
         """Compute one recorded batch again exactly as scoring does: all logits and their log-softmax.

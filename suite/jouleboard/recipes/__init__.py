@@ -24,6 +24,7 @@ from jouleboard.recipes.adapters import Adapters
 from jouleboard.recipes.bitsandbytes import Nf4
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.distil import Distil
+from jouleboard.recipes.edge import CTranslate2, OnnxGenai
 from jouleboard.recipes.heads import PruneHeads
 from jouleboard.recipes.interface import Context, Stage, Technique
 from jouleboard.recipes.lora import LoraRecovery
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 Step = (
     Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers | Distil | LoraRecovery | PruneMagnitude
     | PruneWanda | Sparse24 | PruneMlpWidth | PruneHeads | LowRank | ShareLayers | Student | Adapters
-    | PromptTuning
+    | PromptTuning | CTranslate2 | OnnxGenai
 )
 
 TECHNIQUES: dict[str, type[Step]] = {
@@ -63,6 +64,8 @@ TECHNIQUES: dict[str, type[Step]] = {
     "student": Student,
     "adapters": Adapters,
     "prompt-tuning": PromptTuning,
+    "ctranslate2": CTranslate2,
+    "onnx-genai": OnnxGenai,
 }
 
 
@@ -83,6 +86,11 @@ class Recipe(Noun, frozen=True, kw_only=True):
         """Bits a weight of the coarsest quantiser among the steps, or None where nothing is quantised."""
         bits = [step.weight_bits for step in self.steps if step.weight_bits is not None]
         return min(bits) if bits else None
+
+    @property
+    def export(self) -> Step | None:
+        """The step that hands the model to another engine, or None where torch computes it."""
+        return next((step for step in self.steps if step.about.exports), None)
 
 
 def load(ident: str) -> Recipe:
@@ -116,6 +124,18 @@ def require_order(recipe: Recipe) -> None:
             names = [str(type(step).__struct_config__.tag) for step in recipe.steps[index : index + 2]]
             raise RecipeError(f"{names[1]} gives {ORDER[later]} weights and comes after {names[0]}", file=f"recipes/{recipe.id}.yaml",
                               field=f"steps[{index + 1}]", remedy=f"put it before {names[0]}")
+    _require_dense_export(recipe)
+
+
+def _require_dense_export(recipe: Recipe) -> None:
+    """Make sure that what another engine is handed is dense, and that nothing comes after it."""
+    for index, step in enumerate(recipe.steps):
+        others = [other for other in recipe.steps if other is not step and other.about.stage != "dense"]
+        if step.about.exports and others:
+            names = [str(type(one).__struct_config__.tag) for one in (step, others[0])]
+            raise RecipeError(f"{names[0]} hands dense weights to another engine, and {names[1]} stands beside it",
+                              file=f"recipes/{recipe.id}.yaml", field=f"steps[{index}]",
+                              remedy=f"leave {names[1]} out: before {names[0]} only steps that give dense weights can stand")
 
 
 def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) -> list[dict[str, Any]]:

@@ -44,6 +44,9 @@ class About:
     """Names by which Python imports what is needed besides torch and transformers."""
     extra: str = "run"
     """Extra of this package that installs them."""
+    exports: bool = False
+    """Whether the finished dense model is handed to another engine than torch, which computes from then on (`engines.edge`): such a
+    step is the last one, and only dense ones stand before it."""
     control: str | None = None
     """Why this is a labelled control and no saving is expected of it: simulated quantisation, masks without a kernel, ..."""
 
