@@ -247,13 +247,21 @@ def _realised(report: Report) -> Gate:
         return absent("realised", VARIANT, "no-claim")
     dense_bits = 32 if report.engine.dtype == "float32" else FLOAT_BITS
     stored_bits = 8 * found.weight_bytes / found.parameters
-    names = [name for step in steps if isinstance(name := step.get("step"), str)]
-    bits = min((int(match[1]) for name in names if (match := _BITS.search(name))), default=dense_bits)
+    bits = min((one for step in steps if (one := step_bits(step)) is not None), default=dense_bits)
     problem = _unmet(steps, found) or _fake(found, bits, stored_bits, dense_bits) or _masked(found)
     if problem is not None:
         return gate("realised", VARIANT, "fail", problem[0], problem[1], value=stored_bits, limit=dense_bits)
     return passed("realised", VARIANT, f"{stored_bits:.4g} bits a weight in {', '.join(sorted(found.dtypes))}; "
                   f"{100 * found.nonzero_share:.4g} % of them not zero", value=stored_bits, limit=dense_bits)
+
+
+def step_bits(step: Mapping[str, object]) -> int | None:
+    """Return the bits a weight that a recorded step claims: it says so itself, or its name does, as in older reports."""
+    bits = step.get("weight_bits")
+    if type(bits) is int:
+        return bits
+    match = _BITS.search(str(step.get("step", "")))
+    return None if match is None else int(match[1])
 
 
 def _unmet(steps: Sequence[Mapping[str, object]], found: Realised) -> tuple[str, str] | None:

@@ -20,21 +20,55 @@ import msgspec
 from jouleboard import catalogue
 from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
-from jouleboard.recipes.bitsandbytes import Nf4
+from jouleboard.recipes.arithmetic import Autocast
+from jouleboard.recipes.bitsandbytes import LlmInt8, Nf4
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.interface import Context, Stage, Technique
-from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
+from jouleboard.recipes.quanto import QuantoInt8
+from jouleboard.recipes.torchao import (
+    Float8Dynamic,
+    Float8WeightOnly,
+    Int4TilePacked,
+    Int4Unpacked,
+    Int4WeightOnly,
+    Int8Dynamic,
+    Int8WeightOnly,
+)
+from jouleboard.recipes.torchdynamic import DynamicInt8
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers
+Step = (
+    Autocast
+    | DropLayers
+    | DynamicInt8
+    | Float8Dynamic
+    | Float8WeightOnly
+    | Int4TilePacked
+    | Int4Unpacked
+    | Int4WeightOnly
+    | Int8Dynamic
+    | Int8WeightOnly
+    | LlmInt8
+    | Nf4
+    | QuantoInt8
+)
 
 TECHNIQUES: dict[str, type[Step]] = {
-    "torchao-int8-weight-only": Int8WeightOnly,
-    "torchao-int4-weight-only": Int4WeightOnly,
+    "autocast": Autocast,
+    "bitsandbytes-int8": LlmInt8,
     "bitsandbytes-nf4": Nf4,
     "drop-layers": DropLayers,
+    "quanto-int8": QuantoInt8,
+    "torch-dynamic-int8": DynamicInt8,
+    "torchao-float8-dynamic": Float8Dynamic,
+    "torchao-float8-weight-only": Float8WeightOnly,
+    "torchao-int4-tile-packed": Int4TilePacked,
+    "torchao-int4-unpacked": Int4Unpacked,
+    "torchao-int4-weight-only": Int4WeightOnly,
+    "torchao-int8-dynamic": Int8Dynamic,
+    "torchao-int8-weight-only": Int8WeightOnly,
 }
 
 
@@ -53,8 +87,12 @@ class Recipe(Noun, frozen=True, kw_only=True):
     @property
     def weight_bits(self) -> int | None:
         """Bits a weight of the coarsest quantiser among the steps, or None where nothing is quantised."""
-        bits = [step.weight_bits for step in self.steps if step.weight_bits is not None]
-        return min(bits) if bits else None
+        return min((step.weight_bits for step in self.steps if step.weight_bits is not None), default=None)
+
+    @property
+    def stored_bits(self) -> int | None:
+        """Bits that a weight takes in memory, or None where all stays as dense as the recipe's dtype."""
+        return min((step.stored_bits for step in self.steps if step.stored_bits is not None), default=None)
 
 
 def load(ident: str) -> Recipe:
@@ -80,7 +118,7 @@ def require_order(recipe: Recipe) -> None:
     """Make sure that steps which need dense weights stand before those that pack them, and both before how the model is run.
 
     Raises:
-        RecipeError: naming the first step that comes too late.
+        RecipeError: naming the first step that comes too early or too late.
     """
     places = [ORDER.index(step.about.stage) for step in recipe.steps]
     for index, (earlier, later) in enumerate(pairwise(places)):
@@ -88,6 +126,10 @@ def require_order(recipe: Recipe) -> None:
             names = [str(type(step).__struct_config__.tag) for step in recipe.steps[index : index + 2]]
             raise RecipeError(f"{names[1]} gives {ORDER[later]} weights and comes after {names[0]}", file=f"recipes/{recipe.id}.yaml",
                               field=f"steps[{index + 1}]", remedy=f"put it before {names[0]}")
+    for index, step in enumerate(recipe.steps):
+        if index and step.needs_source is not None:
+            raise RecipeError("a ready-made checkpoint replaces the model, and what steps before it did would be lost",
+                              file=f"recipes/{recipe.id}.yaml", field=f"steps[{index}]", remedy="put it first")
 
 
 def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) -> list[dict[str, Any]]:
@@ -99,6 +141,29 @@ def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) 
         context: what steps may need besides the model, such as calibration text.
 
     Returns:
-        Each step as declared, with what it found out.
+        Each step as declared, with its bits and what it found out.
+
+    Raises:
+        RecipeError: a step does not take this model or this device.
     """
-    return [msgspec.to_builtins(step) | step.apply(model, context) for step in steps]
+    return [_applied(step, model, context) for step in steps]
+
+
+def _applied(step: Technique, model: PreTrainedModel, context: Context) -> dict[str, Any]:
+    _require_capability(step, model)
+    declared: dict[str, Any] = msgspec.to_builtins(step)
+    bits = {} if step.weight_bits is None else {"weight_bits": step.weight_bits}
+    return declared | bits | step.apply(model, context)
+
+
+def _require_capability(step: Technique, model: PreTrainedModel) -> None:
+    """Refuse a GPU that is older than the step's kernels."""
+    import torch  # noqa: PLC0415 - torch is imported only where tokens are computed
+
+    least = step.about.capability
+    if least is None or model.device.type != "cuda":
+        return
+    found = torch.cuda.get_device_capability(model.device)
+    if found < least:
+        raise RecipeError(f"its kernels need a GPU of compute capability {least[0]}.{least[1]}, this one has {found[0]}.{found[1]}",
+                          field="steps", remedy="leave the recipe out on this GPU")
