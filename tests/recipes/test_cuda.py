@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
-from tests.recipes.quantised import BODY, built
+from tests.recipes.quantised import BODY, CONTEXT, built
 
+from jouleboard import recipes
 from jouleboard.engines import fitness, inspect
 from jouleboard.recipes import (
     Autocast,
@@ -15,8 +18,10 @@ from jouleboard.recipes import (
     Int4Unpacked,
     Int8Dynamic,
     Int8WeightOnly,
+    LinearMinMax,
     LlmInt8,
     Nf4,
+    Nonlinear,
     QuantoInt8,
 )
 
@@ -60,3 +65,13 @@ def test_mixed_precision_runs_on_a_gpu(on_gpu):
     _, found, error = built(on_gpu.float(), Autocast())
     assert found.claims == ("matrix products are bfloat16",)
     assert 0 < error < 0.05
+
+
+@pytest.mark.parametrize("step", [LinearMinMax(bits=4, granularity="per-channel"), Nonlinear(bits=3, granularity="group", group_size=32)])
+def test_simulated_quantisers_round_alike_on_gpu_and_cpu(on_gpu, step):
+    # In float32: sums in another order may fall on the other side of a border of bfloat16.
+    beside = deepcopy(on_gpu.float()).cpu()
+    for model in (on_gpu, beside):
+        inspect.realised(model, recipes.apply(model, [step], CONTEXT), 3)
+    for name, weight in on_gpu.named_parameters():
+        assert torch.allclose(weight.cpu(), beside.get_parameter(name), atol=1e-6), name

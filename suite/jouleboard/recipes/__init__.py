@@ -23,6 +23,7 @@ from jouleboard.errors import RecipeError
 from jouleboard.recipes.arithmetic import Autocast
 from jouleboard.recipes.bitsandbytes import LlmInt8, Nf4
 from jouleboard.recipes.depth import DropLayers
+from jouleboard.recipes.grids import LinearMinMax, Nonlinear
 from jouleboard.recipes.interface import Context, Stage, Technique
 from jouleboard.recipes.quanto import QuantoInt8
 from jouleboard.recipes.torchao import (
@@ -50,8 +51,10 @@ Step = (
     | Int4WeightOnly
     | Int8Dynamic
     | Int8WeightOnly
+    | LinearMinMax
     | LlmInt8
     | Nf4
+    | Nonlinear
     | QuantoInt8
 )
 
@@ -60,6 +63,8 @@ TECHNIQUES: dict[str, type[Step]] = {
     "bitsandbytes-int8": LlmInt8,
     "bitsandbytes-nf4": Nf4,
     "drop-layers": DropLayers,
+    "linear-min-max": LinearMinMax,
+    "nonlinear": Nonlinear,
     "quanto-int8": QuantoInt8,
     "torch-dynamic-int8": DynamicInt8,
     "torchao-float8-dynamic": Float8Dynamic,
