@@ -247,7 +247,7 @@ def _realised(report: Report) -> Gate:
         return absent("realised", VARIANT, "no-claim")
     dense_bits = 32 if report.engine.dtype == "float32" else FLOAT_BITS
     stored_bits = 8 * found.weight_bytes / found.parameters
-    bits = min((found_bits for step in steps if (found_bits := _bits(step)) is not None), default=dense_bits)
+    bits = min((found_bits for step in steps if (found_bits := step_bits(step)) is not None), default=dense_bits)
     problem = _unmet(steps, found) or _fake(found, bits, stored_bits, dense_bits) or _masked(found)
     if problem is not None:
         return gate("realised", VARIANT, "fail", problem[0], problem[1], value=stored_bits, limit=dense_bits)
@@ -255,7 +255,7 @@ def _realised(report: Report) -> Gate:
                   f"{100 * found.nonzero_share:.4g} % of them not zero", value=stored_bits, limit=dense_bits)
 
 
-def _bits(step: Mapping[str, object]) -> int | None:
+def step_bits(step: Mapping[str, object]) -> int | None:
     """Return the bits a weight of a recorded step; entries of earlier versions say them in the step's name only."""
     said = step.get("weight_bits")
     if type(said) is int:

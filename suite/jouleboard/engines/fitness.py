@@ -13,6 +13,8 @@ MASKED_ATTENTION = ("eager", "sdpa")
 PERPLEXITY = "each text of a perplexity task is scored alone, so there is nothing to share"
 DYNAMIC_MODULES = ("Linear8bitLt",)
 """Linear layers that round activations by what else is in the batch; those of `torch.ao.nn.quantized.dynamic` do too."""
+DYNAMIC_WEIGHTS = ("act_quant_kwargs", "activation_quantization")
+"""What torchao writes on a weight whose inputs are rounded."""
 
 
 def refusal(model: PreTrainedModel, *, ranks: int = 1) -> str | None:
@@ -62,12 +64,28 @@ def _inputs(model: PreTrainedModel) -> str | None:
 
 def _activations(model: PreTrainedModel) -> str | None:
     for name, parameter in model.named_parameters():
-        dynamic = getattr(parameter, "act_quant_kwargs", None) is not None
+        dynamic = any(getattr(parameter, mark, None) is not None for mark in DYNAMIC_WEIGHTS)
         if dynamic or "ActivationQuantized" in type(parameter).__name__:
-            return (f"activations are quantised dynamically ({name}), so an answer depends on what else is in its batch; "
-                    "the reference engine feeds what lm-eval feeds")
+            return _dynamic(name)
     for name, module in model.named_modules():
         if type(module).__name__ in DYNAMIC_MODULES or ".quantized.dynamic" in type(module).__module__:
-            return (f"activations are quantised dynamically ({name}), so an answer depends on what else is in its batch; "
-                    "the reference engine feeds what lm-eval feeds")
+            return _dynamic(name)
+        # A layer of compressed-tensors says how it rounds its inputs and outputs.
+        scheme = getattr(module, "quantization_scheme", None)
+        rounded = [one for one in (getattr(scheme, "input_activations", None), getattr(scheme, "output_activations", None)) if one]
+        if any(one.dynamic for one in rounded):
+            return _dynamic(name)
+        if rounded or getattr(module, "activation_qtype", None) is not None:
+            return f"activations are quantised by fixed scales ({name}), and packed batches were not tried there"
     return None
+
+
+def _dynamic(name: str) -> str:
+    return (f"activations are quantised dynamically ({name}), so an answer depends on what else is in its batch; "
+            "the reference engine feeds what lm-eval feeds")
+
+
+def computes_in_float32(model: PreTrainedModel) -> bool:
+    """Tell whether every product is one of float32: weights may be, and products not (autocast)."""
+    arithmetic = getattr(model.forward, "arithmetic", None)
+    return arithmetic is None and str(model.dtype) == "torch.float32"

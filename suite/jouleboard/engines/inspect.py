@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from jouleboard.engines import codes, levels
 from jouleboard.errors import RecipeError
 from jouleboard.records import Realised
 
@@ -42,6 +43,8 @@ def parts(model: nn.Module) -> Iterator[Part]:
                 continue
             seen.add(key)
             yield Part(name=label, owner=_class(tensor), tensor=plain)
+    for label, owner, plain in codes.hidden_parts(model):
+        yield Part(name=label, owner=owner, tensor=plain.detach())
 
 
 def held_here(tensor: torch.Tensor) -> torch.Tensor:
@@ -77,11 +80,12 @@ def _flatten(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tenso
         return
     yield name, tensor.detach()
     state = getattr(tensor, "quant_state", None)
-    if state is not None:
+    # The scales of bitsandbytes may be quantised themselves, with a state of their own.
+    for label, held in ((name, state), (f"{name}.state2", getattr(state, "state2", None))):
         for attribute in ("absmax", "code", "offset"):
-            value = getattr(state, attribute, None)
+            value = getattr(held, attribute, None)
             if isinstance(value, torch.Tensor):
-                yield f"{name}.{attribute}", value
+                yield f"{label}.{attribute}", value
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -107,20 +111,19 @@ def realised(model: nn.Module, steps: list[dict[str, Any]], layers: int) -> Real
     Raises:
         RecipeError: a claim is not so.
     """
-    weights = [tensor for _, tensor in model.named_parameters(remove_duplicate=True)]
-    classes = Counter(_class(tensor) for tensor in weights)
+    classes, numbers = _weights(model)
     dtypes: Counter[str] = Counter()
     nonzero = countable = 0
     for part in parts(model):
         dtypes[str(part.tensor.dtype).removeprefix("torch.")] += part.tensor.numel() * part.tensor.element_size()
         if part.tensor.dtype.is_floating_point or part.tensor.dtype == torch.int8:
-            nonzero += int(torch.count_nonzero(whole(part.tensor)))
+            nonzero += _nonzero(whole(part.tensor))
             countable += part.tensor.numel()
     quantised = sum(count for name, count in classes.items()
                     if name not in {"Parameter", "Tensor"} and not name.startswith(SPARSE))
     return Realised(
         weight_bytes=sum(dtypes.values()),
-        parameters=sum(_logical_numel(tensor) for tensor in weights),
+        parameters=numbers,
         dtypes=dict(sorted(dtypes.items())),
         tensor_classes=dict(sorted(classes.items())),
         module_classes=dict(sorted(Counter(type(module).__name__ for module in model.modules()
@@ -131,6 +134,19 @@ def realised(model: nn.Module, steps: list[dict[str, Any]], layers: int) -> Real
         weights_sha256=fingerprint(model),
         claims=tuple(_verify(model, steps, classes, layers)),
     )
+
+
+def _weights(model: nn.Module) -> tuple[Counter[str], int]:
+    """Count the weights by class, and the numbers that they stand for."""
+    held = [tensor for _, tensor in model.named_parameters(remove_duplicate=True)]
+    beside = list(codes.weights(model))
+    classes = Counter([*(_class(tensor) for tensor in held), *(weight.owner for weight in beside)])
+    return classes, sum(map(_logical_numel, held)) + sum(weight.numel for weight in beside)
+
+
+def _nonzero(tensor: torch.Tensor) -> int:
+    """Count what is not zero; torch counts float8 on no CPU."""
+    return int(torch.count_nonzero(tensor.float() if tensor.dtype.itemsize == 1 and tensor.is_floating_point() else tensor))
 
 
 def _logical_numel(tensor: torch.Tensor) -> int:
@@ -155,16 +171,29 @@ def _verify(model: nn.Module, steps: list[dict[str, Any]], classes: Counter[str]
             _require(name, f"{claimed} modules of class {kind}", modules[kind], claimed)
             yield f"{claimed} modules are {kind}"
         if "claimed_parameters" in step:
-            found = sum(_logical_numel(tensor) for tensor in model.parameters())
+            _, found = _weights(model)
             _require(name, f"{step['claimed_parameters']} parameters", found, step["claimed_parameters"])
             yield f"{found} parameters are left"
         for field, claimed in step.get("claimed_config", {}).items():
             _require(name, f"{field} = {claimed}", getattr(model.config, field, None), claimed)
             yield f"{field} is {claimed}"
-        if "claimed_zero_share" in step:
-            yield _zeros(model, name, float(step["claimed_zero_share"]))
-        if "claimed_pattern" in step:
-            yield _pattern(model, name, str(step["claimed_pattern"]))
+        yield from _of_values(model, step)
+
+
+def _of_values(model: nn.Module, step: dict[str, Any]) -> Iterator[str]:
+    """Hold what a step claims of the weights' values, and of the arithmetic, against the model."""
+    name = step["step"]
+    if "claimed_zero_share" in step:
+        yield _zeros(model, name, float(step["claimed_zero_share"]))
+    if "claimed_pattern" in step:
+        yield _pattern(model, name, str(step["claimed_pattern"]))
+
+    if "claimed_levels" in step:
+        yield levels.verify(model, step)
+    if "claimed_arithmetic" in step:
+        given = _arithmetic(model)
+        _require(name, f"matrix products in {step['claimed_arithmetic']}", given, step["claimed_arithmetic"])
+        yield f"matrix products are {given}"
 
 
 def _standing(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -241,3 +270,20 @@ def _values(model: nn.Module, step: str) -> Iterator[torch.Tensor]:
                                   field="realised", remedy="use another quantiser behind the pruning")
             weight = unpack()
         yield whole(weight)
+
+
+def _arithmetic(model: nn.Module) -> str:
+    """Return the dtype that the first linear layer gives in a forward pass, as torch names it."""
+    layer = next(module for module in model.modules() if isinstance(module, nn.Linear))
+    found: list[torch.dtype] = []
+
+    def look(_layer: nn.Module, _args: object, output: torch.Tensor) -> None:
+        found.append(output.dtype)
+
+    handle = layer.register_forward_hook(look)
+    try:
+        with torch.inference_mode():
+            model(torch.zeros((1, 1), dtype=torch.long, device=layer.weight.device))
+    finally:
+        handle.remove()
+    return str(found[0]).removeprefix("torch.")

@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 
 from jouleboard import replays
-from jouleboard.engines import packed, prefixes, selfcheck
+from jouleboard.engines import fitness, packed, prefixes, selfcheck
 from jouleboard.engines.parallel import Keeps
 from jouleboard.engines.reference import ReferenceLM, Request, Tally, is_rolling, require_finite
 from jouleboard.engines.rows import Ask, Packed
@@ -146,7 +145,7 @@ class SharedPrefixLM(ReferenceLM):
             return None
         places = selfcheck.first_items(self._items)
         answers = self.reference_answers([requests[place] for place in places])
-        return selfcheck.Checker(is_float32=self.model.dtype == torch.float32, expected={
+        return selfcheck.Checker(is_float32=fitness.computes_in_float32(self.model), expected={
             place: selfcheck.Checked(item=self._items[place], place=place, tokens=len(requests[place][2]),
                                      chars=len(requests[place][0][1]), answer=answer)
             for place, answer in zip(places, answers, strict=True)})

@@ -21,10 +21,12 @@ from jouleboard import catalogue, structure
 from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.adapters import Adapters
-from jouleboard.recipes.bitsandbytes import Nf4
+from jouleboard.recipes.arithmetic import Autocast
+from jouleboard.recipes.bitsandbytes import LlmInt8, Nf4
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.distil import Distil
 from jouleboard.recipes.edge import CTranslate2, OnnxGenai
+from jouleboard.recipes.grids import LinearMinMax, Nonlinear
 from jouleboard.recipes.heads import PruneHeads
 from jouleboard.recipes.interface import Context, Stage, Technique
 from jouleboard.recipes.lora import LoraRecovery
@@ -32,10 +34,20 @@ from jouleboard.recipes.low_rank import LowRank
 from jouleboard.recipes.magnitude import PruneMagnitude
 from jouleboard.recipes.mlp_width import PruneMlpWidth
 from jouleboard.recipes.prompt import PromptTuning
+from jouleboard.recipes.quanto import QuantoInt8
 from jouleboard.recipes.share import ShareLayers
 from jouleboard.recipes.sparse import Sparse24
 from jouleboard.recipes.student import Student
-from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
+from jouleboard.recipes.torchao import (
+    Float8Dynamic,
+    Float8WeightOnly,
+    Int4TilePacked,
+    Int4Unpacked,
+    Int4WeightOnly,
+    Int8Dynamic,
+    Int8WeightOnly,
+)
+from jouleboard.recipes.torchdynamic import DynamicInt8
 from jouleboard.recipes.wanda import PruneWanda
 
 if TYPE_CHECKING:
@@ -44,7 +56,8 @@ if TYPE_CHECKING:
 Step = (
     Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers | Distil | LoraRecovery | PruneMagnitude
     | PruneWanda | Sparse24 | PruneMlpWidth | PruneHeads | LowRank | ShareLayers | Student | Adapters
-    | PromptTuning | CTranslate2 | OnnxGenai
+    | PromptTuning | CTranslate2 | OnnxGenai | Autocast | LlmInt8 | LinearMinMax | Nonlinear | QuantoInt8
+    | DynamicInt8 | Float8Dynamic | Float8WeightOnly | Int4TilePacked | Int4Unpacked | Int8Dynamic
 )
 
 TECHNIQUES: dict[str, type[Step]] = {
@@ -66,6 +79,17 @@ TECHNIQUES: dict[str, type[Step]] = {
     "prompt-tuning": PromptTuning,
     "ctranslate2": CTranslate2,
     "onnx-genai": OnnxGenai,
+    "autocast": Autocast,
+    "bitsandbytes-int8": LlmInt8,
+    "linear-min-max": LinearMinMax,
+    "nonlinear": Nonlinear,
+    "quanto-int8": QuantoInt8,
+    "torch-dynamic-int8": DynamicInt8,
+    "torchao-float8-dynamic": Float8Dynamic,
+    "torchao-float8-weight-only": Float8WeightOnly,
+    "torchao-int4-tile-packed": Int4TilePacked,
+    "torchao-int4-unpacked": Int4Unpacked,
+    "torchao-int8-dynamic": Int8Dynamic,
 }
 
 
@@ -84,8 +108,12 @@ class Recipe(Noun, frozen=True, kw_only=True):
     @property
     def weight_bits(self) -> int | None:
         """Bits a weight of the coarsest quantiser among the steps, or None where nothing is quantised."""
-        bits = [step.weight_bits for step in self.steps if step.weight_bits is not None]
-        return min(bits) if bits else None
+        return min((step.weight_bits for step in self.steps if step.weight_bits is not None), default=None)
+
+    @property
+    def stored_bits(self) -> int | None:
+        """Bits that a weight takes in memory, or None where all stays as dense as the recipe's dtype."""
+        return min((step.stored_bits for step in self.steps if step.stored_bits is not None), default=None)
 
     @property
     def export(self) -> Step | None:
@@ -116,7 +144,7 @@ def require_order(recipe: Recipe) -> None:
     """Make sure that steps which need dense weights stand before those that pack them, and both before how the model is run.
 
     Raises:
-        RecipeError: naming the first step that comes too late.
+        RecipeError: naming the first step that comes too early or too late.
     """
     places = [ORDER.index(step.about.stage) for step in recipe.steps]
     for index, (earlier, later) in enumerate(pairwise(places)):
@@ -124,6 +152,10 @@ def require_order(recipe: Recipe) -> None:
             names = [str(type(step).__struct_config__.tag) for step in recipe.steps[index : index + 2]]
             raise RecipeError(f"{names[1]} gives {ORDER[later]} weights and comes after {names[0]}", file=f"recipes/{recipe.id}.yaml",
                               field=f"steps[{index + 1}]", remedy=f"put it before {names[0]}")
+    for index, step in enumerate(recipe.steps):
+        if index and step.needs_source is not None:
+            raise RecipeError("a ready-made checkpoint replaces the model, and what steps before it did would be lost",
+                              file=f"recipes/{recipe.id}.yaml", field=f"steps[{index}]", remedy="put it first")
     _require_dense_export(recipe)
 
 
@@ -147,14 +179,31 @@ def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) 
         context: what steps may need besides the model, such as calibration text.
 
     Returns:
-        Each step as declared, with what it found out.
+        Each step as declared, with its bits and what it found out.
+
+    Raises:
+        RecipeError: a step does not take this model or this device.
     """
     return [apply_one(model, step, context) for step in steps]
 
 
 def apply_one(model: PreTrainedModel, step: Technique, context: Context) -> dict[str, Any]:
-    """Apply one step in place; return it as declared, with what it found out."""
+    """Apply one step in place; return it as declared, with its bits and what it found out."""
+    _require_capability(step, model)
     declared: dict[str, Any] = msgspec.to_builtins(step)
     bits = {} if step.weight_bits is None else {"weight_bits": step.weight_bits}
     with structure.kept_shared(model):
         return declared | bits | step.apply(model, context)
+
+
+def _require_capability(step: Technique, model: PreTrainedModel) -> None:
+    """Refuse a GPU that is older than the step's kernels."""
+    import torch  # noqa: PLC0415 - torch is imported only where tokens are computed
+
+    least = step.about.capability
+    if least is None or model.device.type != "cuda":
+        return
+    found = torch.cuda.get_device_capability(model.device)
+    if found < least:
+        raise RecipeError(f"its kernels need a GPU of compute capability {least[0]}.{least[1]}, this one has {found[0]}.{found[1]}",
+                          field="steps", remedy="leave the recipe out on this GPU")
