@@ -14,7 +14,7 @@ from typing import Any, Literal
 import lm_eval
 import torch
 
-from jouleboard import harness_dialogues, harness_items, replays, scores, store, textscores
+from jouleboard import harness_dialogues, harness_items, harness_templates, replays, scores, store, textscores
 from jouleboard.declared_tasks import Metric, Task
 from jouleboard.engines import generation, templates
 from jouleboard.engines.parallel import Keeps
@@ -77,6 +77,7 @@ def strata(loaded: Loaded) -> Sequence[int] | None:
     return harness_dialogues.scenarios(loaded) if loaded.task.kind == "dialogue" else loaded.golds
 
 
+@harness_templates.compiled_once()
 def evaluate(
     lm: ReferenceLM, loaded: Loaded, indices: list[int] | None, journal: Keeps | None = None, *, chat: bool = False
 ) -> Outcome:

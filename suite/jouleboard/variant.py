@@ -247,12 +247,11 @@ def _device_digest(uuids: Sequence[str | None]) -> str | None:
 def _counter(
     loaded: harness.Loaded, indices: list[int] | None, progress: Callable[[int, int], None]
 ) -> Callable[[int], None]:
-    docs = loaded.lm_eval_task.eval_docs
+    docs, widths = loaded.lm_eval_task.eval_docs, loaded.widths
     chosen = range(len(docs)) if indices is None else indices
-    choice = loaded.golds is not None
     # A dialogue takes so many lines at most; most end sooner.
     lines = (int(docs[index].get("max_turns", 1)) for index in chosen)
-    total = sum(len(loaded.lm_eval_task.doc_to_choice(docs[index])) for index in chosen) if choice else sum(lines)
+    total = sum(lines) if widths is None else sum(widths[index] for index in chosen)
     done = 0
 
     def tell(rows: int) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from jouleboard import replays
 from jouleboard.engines import generation, packed
+from jouleboard.engines.head import KeptLogits
 from jouleboard.engines.packed import Prepared
 from jouleboard.engines.reference import ReferenceLM
 from jouleboard.engines.shared import SharedPrefixLM
@@ -65,6 +66,7 @@ def replay(lm: ReferenceLM, batches: Sequence[Recorded]) -> Iterator[torch.Tenso
         generated one those of each step. Nothing for a prefix.
     """
     held: DynamicCache | None = None
+    kept = KeptLogits(lm.model)
     for batch in batches:
         if isinstance(batch, torch.Tensor):
             yield lm.score_batch(batch)
@@ -74,6 +76,8 @@ def replay(lm: ReferenceLM, batches: Sequence[Recorded]) -> Iterator[torch.Tenso
             if batch.is_prefix:
                 held = packed.hold(lm.model, batch)
             else:
-                yield packed.most_likely(lm.model, batch, held, lm.softmax_dtype)
+                with kept:
+                    most_likely = packed.most_likely(lm.model, batch, held, lm.softmax_dtype)
+                yield most_likely
         else:
             yield from generation.replay(lm, batch)

@@ -17,6 +17,7 @@ import msgspec
 
 from jouleboard import replays
 from jouleboard.engines import fitness, packed, prefixes, selfcheck
+from jouleboard.engines.head import KeptLogits
 from jouleboard.engines.parallel import Keeps
 from jouleboard.engines.reference import ReferenceLM, Request, Tally, is_rolling, require_finite
 from jouleboard.engines.rows import Ask, Packed
@@ -83,10 +84,12 @@ class SharedPrefixLM(ReferenceLM):
         plan = prefixes.plan(asks, batch_size=int(self.batch_size), max_length=self.max_length)
         self.tally.count_least(plan.least_tokens)
         checker = self._checker(requests)
-        prefix = _Prefix(self)
+        prefix, kept = _Prefix(self), KeptLogits(self.model)
         found: dict[int, tuple[float, bool]] = {}
         for batch in plan.batches:
-            answers = dict(zip((one.place for one in batch.served), self._packed_answers(batch, asks, prefix), strict=True))
+            with kept:
+                values = self._packed_answers(batch, asks, prefix)
+            answers = dict(zip((one.place for one in batch.served), values, strict=True))
             if checker is not None:
                 checker.add(answers)
             found |= answers
