@@ -22,6 +22,7 @@ from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.arithmetic import Autocast
 from jouleboard.recipes.bitsandbytes import LlmInt8, Nf4
+from jouleboard.recipes.checkpoint import Checkpoint, CompressedTensors, Gguf
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.grids import LinearMinMax, Nonlinear
 from jouleboard.recipes.interface import Context, Stage, Technique
@@ -42,10 +43,13 @@ if TYPE_CHECKING:
 
 Step = (
     Autocast
+    | Checkpoint
+    | CompressedTensors
     | DropLayers
     | DynamicInt8
     | Float8Dynamic
     | Float8WeightOnly
+    | Gguf
     | Int4TilePacked
     | Int4Unpacked
     | Int4WeightOnly
@@ -62,6 +66,9 @@ TECHNIQUES: dict[str, type[Step]] = {
     "autocast": Autocast,
     "bitsandbytes-int8": LlmInt8,
     "bitsandbytes-nf4": Nf4,
+    "checkpoint": Checkpoint,
+    "checkpoint-compressed-tensors": CompressedTensors,
+    "checkpoint-gguf": Gguf,
     "drop-layers": DropLayers,
     "linear-min-max": LinearMinMax,
     "nonlinear": Nonlinear,
