@@ -28,7 +28,7 @@ import msgspec
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from jouleboard import bills, catalogue, preparing, recipes
+from jouleboard import bills, catalogue, preparing, recipes, sources
 from jouleboard.bills import Bill
 from jouleboard.engines import inspect, loading, parallel
 from jouleboard.errors import DataFileError, RecipeError
@@ -126,7 +126,9 @@ def adapt_model(
     # A live model is changed in place: its teacher must be copied before.
     trains = any(step.trains_on is not None for step in chosen.steps)
     kept = copy.deepcopy(live) if trains and folder is None else None
+    source = chosen.steps[0].needs_source if chosen.steps else None
     context = Context(
+        checkpoint=None if source is None else sources.checkpoint(source, used_by=f"recipe {chosen.id}"),
         calibration_ids=_ids(words, calibration), tokenizer=words, corpus=corpus, state=state, progress=progress,
         base=(lambda: copy.deepcopy(kept)) if kept is not None else (lambda: _dense(str(folder), dtype, str(live.device))),
     )

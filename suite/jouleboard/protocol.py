@@ -84,6 +84,8 @@ class Build(Noun, tag=True, frozen=True, kw_only=True):
     """Steps that were applied before, with what they found out: `folder` holds what they gave, `recipe` the other steps."""
     claims: tuple[str, ...] = ()
     """What those steps claimed and was found to be so."""
+    checkpoint: str | None = None
+    """The fetched files of a ready-made checkpoint that the first step names."""
     ranks: RankPlace | None = None
     """None: this worker computes the variant alone."""
 

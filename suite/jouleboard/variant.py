@@ -46,7 +46,8 @@ class Variant:
         before_build()
         opened_s = time.perf_counter()
         model = loading.dense(request.folder, getattr(torch, recipe.dtype), request.device, group)
-        context = Context(calibration_ids=loading.calibration_ids(tokenizer, request.calibration), tokenizer=tokenizer)
+        context = Context(calibration_ids=loading.calibration_ids(tokenizer, request.calibration), tokenizer=tokenizer,
+                          checkpoint=None if request.checkpoint is None else Path(request.checkpoint))
         steps = preparing.applied(model, recipe.steps, context, opened_s=opened_s)
         how = computing.choose(request, recipe, group, model=model, tokenizer=tokenizer, steps=steps)
         group.require_same("weights or steps", (how.realised, [{**step, "bill": None} for step in steps]))

@@ -23,6 +23,7 @@ from jouleboard.errors import RecipeError
 from jouleboard.recipes.adapters import Adapters
 from jouleboard.recipes.arithmetic import Autocast
 from jouleboard.recipes.bitsandbytes import LlmInt8, Nf4
+from jouleboard.recipes.checkpoint import Checkpoint, CompressedTensors, Gguf
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.distil import Distil
 from jouleboard.recipes.edge import CTranslate2, OnnxGenai
@@ -58,6 +59,7 @@ Step = (
     | PruneWanda | Sparse24 | PruneMlpWidth | PruneHeads | LowRank | ShareLayers | Student | Adapters
     | PromptTuning | CTranslate2 | OnnxGenai | Autocast | LlmInt8 | LinearMinMax | Nonlinear | QuantoInt8
     | DynamicInt8 | Float8Dynamic | Float8WeightOnly | Int4TilePacked | Int4Unpacked | Int8Dynamic
+    | Checkpoint | CompressedTensors | Gguf
 )
 
 TECHNIQUES: dict[str, type[Step]] = {
@@ -90,6 +92,9 @@ TECHNIQUES: dict[str, type[Step]] = {
     "torchao-int4-tile-packed": Int4TilePacked,
     "torchao-int4-unpacked": Int4Unpacked,
     "torchao-int8-dynamic": Int8Dynamic,
+    "checkpoint": Checkpoint,
+    "checkpoint-compressed-tensors": CompressedTensors,
+    "checkpoint-gguf": Gguf,
 }
 
 
