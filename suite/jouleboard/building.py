@@ -7,7 +7,7 @@ from functools import partial
 
 import msgspec
 
-from jouleboard import bills, densesteps, protocol, recipes, residency, silence, sources
+from jouleboard import bills, densesteps, protocol, recipes, residency, silence
 from jouleboard.errors import HardwareError, JouleboardError, RecipeError, UnitError
 from jouleboard.paths import data_folder
 from jouleboard.plan import CALIBRATION, ranks, torch_device
@@ -86,14 +86,6 @@ def device(session: Session) -> str | None:
     return None if state is None else state.device
 
 
-def _checkpoint(session: Session, recipe: Recipe) -> str | None:
-    """Fetch the ready-made checkpoint that a recipe's first step names; None where it names none."""
-    source = recipe.steps[0].needs_source if recipe.steps else None
-    if source is None:
-        return None
-    return str(sources.checkpoint(source, used_by=f"recipe {recipe.id}", say=lambda message: session.display.say(f"  {message}")))
-
-
 def _build(session: Session, recipe: Recipe, worker: Worker) -> None:
     family, state = session.family, session.state[recipe.id]
     why = recipes.missing(recipe, torch_device(family.hardware))
@@ -105,7 +97,7 @@ def _build(session: Session, recipe: Recipe, worker: Worker) -> None:
     rest = msgspec.structs.replace(recipe, steps=recipe.steps[len(begun.steps):])
     request = protocol.Build(
         model=family.model, folder=str(begun.folder), recipe=msgspec.to_builtins(rest), prepared=begun.steps, claims=begun.claims,
-        checkpoint=_checkpoint(session, recipe),
+        checkpoint=session.checkpoint(recipe),
         calibration=str(data_folder("tasks") / CALIBRATION), threads=family.plan.threads,
         batch_size=family.plan.batch_size, device=torch_device(family.hardware), engine=family.plan.engine,
     )

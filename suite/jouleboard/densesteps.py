@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from jouleboard.declared import Count, Noun
 from jouleboard.plan import CALIBRATION, torch_device
 from jouleboard.recipes import Recipe
 from jouleboard.session import Session
+from jouleboard.sources import file_sha256
 from jouleboard.windows import Window
 
 PIECE_S = 300.0
@@ -110,8 +110,9 @@ def key(session: Session, recipe: Recipe, steps: int) -> str:
     return store.digest({
         "weights": session.dense.weights_sha256, "dtype": recipe.dtype, "steps": msgspec.to_builtins(recipe.steps[:steps]),
         "code": code_sha256(), "libraries": {name: metadata.version(name) for name in LIBRARIES},
-        "hardware": store.digest(family.hardware), "threads": family.plan.threads, "calibration": _sha256(_calibration()),
-        "corpora": [_sha256(session.corpora[name]) for step in recipe.steps[:steps] if (name := step.trains_on) is not None],
+        "hardware": store.digest(family.hardware), "threads": family.plan.threads, "calibration": file_sha256(_calibration()),
+        "checkpoint": _checkpoint_sha256(session, recipe) if recipe.steps[0].needs_source is not None else None,
+        "corpora": [file_sha256(session.corpora[name]) for step in recipe.steps[:steps] if (name := step.trains_on) is not None],
     })[:32]
 
 
@@ -120,11 +121,14 @@ def code_sha256() -> str:
     """Return the digest of the code that applies steps."""
     package = Path(__file__).parent
     files = [path for name in CODE for path in ((package / name).rglob("*.py") if (package / name).is_dir() else [package / name])]
-    return store.digest({str(path.relative_to(package)): _sha256(path) for path in sorted(files)})
+    return store.digest({str(path.relative_to(package)): file_sha256(path) for path in sorted(files)})
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _checkpoint_sha256(session: Session, recipe: Recipe) -> str:
+    """Return the digest of a ready-made checkpoint's files: what lies at a path may change."""
+    place = Path(str(session.checkpoint(recipe)))
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    return store.digest([[path.name, file_sha256(path)] for path in files])
 
 
 def _calibration() -> Path:
@@ -137,7 +141,8 @@ def _apply(session: Session, recipe: Recipe, index: int, home: Path, folder: Pat
     corpus = step.trains_on
     request = protocol.Prepare(
         folder=str(folder), base=str(session.dense.folder), target=str(home / "weights"), step=msgspec.to_builtins(step),
-        dtype=recipe.dtype, calibration=str(_calibration()), corpus=None if corpus is None else str(session.corpora[corpus]), state=str(home / "state"),
+        dtype=recipe.dtype, calibration=str(_calibration()), corpus=None if corpus is None else str(session.corpora[corpus]),
+        checkpoint=session.checkpoint(recipe) if step.needs_source is not None else None, state=str(home / "state"),
         threads=family.plan.threads, device=torch_device(family.hardware), piece_s=PIECE_S,
     )
     pieces = _pieces(home / "state")

@@ -54,7 +54,8 @@ def prepare(
         context = Context(
             calibration_ids=loading.calibration_ids(tokenizer, request.calibration), tokenizer=tokenizer,
             base=lambda: loading.dense(request.base, dtype, request.device, alone),
-            corpus=None if request.corpus is None else Path(request.corpus), state=Path(request.state),
+            corpus=None if request.corpus is None else Path(request.corpus),
+            checkpoint=None if request.checkpoint is None else Path(request.checkpoint), state=Path(request.state),
             pause=lambda: time.monotonic() - begun_s > request.piece_s, progress=progress,
         )
         try:

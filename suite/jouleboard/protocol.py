@@ -50,6 +50,8 @@ class Prepare(Noun, tag=True, frozen=True, kw_only=True):
     dtype: str
     calibration: str
     corpus: str | None
+    checkpoint: str | None = None
+    """The fetched files of a ready-made checkpoint that the step names."""
     state: str
     """Folder for what a long step needs to go on."""
     threads: int

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from jouleboard import failures, storage
+from jouleboard import failures, sources, storage
 from jouleboard.declared import PathSource
 from jouleboard.errors import JouleboardError, OutOfTimeError, StorageError
 from jouleboard.meters.interface import Meter
@@ -125,6 +125,17 @@ class Session:
             raise
         except JouleboardError as error:
             self.fail(self.recipe(recipe), phase, error, task=task)
+
+    def checkpoint(self, recipe: Recipe) -> str | None:
+        """Fetch the ready-made checkpoint that a recipe's first step names; None where it names none.
+
+        Raises:
+            SourceError: it cannot be had.
+        """
+        source = recipe.steps[0].needs_source if recipe.steps else None
+        if source is None:
+            return None
+        return str(sources.checkpoint(source, used_by=f"recipe {recipe.id}", say=lambda message: self.display.say(f"  {message}")))
 
     def recipe(self, ident: str) -> Recipe:
         """Return the family's recipe of that id."""
