@@ -74,7 +74,9 @@ def load(task: Task, documents: Path, *, seed: int = 0) -> Loaded:
     """
     rows = [msgspec.json.decode(line) for line in documents.read_bytes().splitlines()]
     built, programs = _build(task, rows, seed)
-    docs = list(built.eval_docs)
+    docs = list(built.task_docs)
+    # By itself lm-eval reads and processes all documents anew each time that it asks for them.
+    built.test_docs = lambda: docs
     if task.lm_eval.version is not None and task.lm_eval.version != str(built.VERSION):
         raise _wrong(task, "lm_eval.version", f"{task.lm_eval.version} is declared, lm-eval {lm_eval.__version__} has {built.VERSION}",
                      "declare the version that is installed, as another task, or install the lm-eval that has the declared one")
