@@ -37,6 +37,17 @@ class Converted(Noun, tag=True, frozen=True, kw_only=True):
     weights_sha256: str
 
 
+class Work(Noun, frozen=True, kw_only=True):
+    """What a variant will compute: a batch of prompts, and greedy steps behind them."""
+
+    batch: int
+    prompt_tokens: int
+    output_tokens: int
+    """0: a prefill alone."""
+    of_text: bool = False
+    """Whether the prompts are text, as in serving, and not drawn."""
+
+
 class Build(Noun, tag=True, frozen=True, kw_only=True):
     """Load the base's weights and apply a recipe. Replies: `Ready`, then `Built`."""
 
@@ -50,6 +61,8 @@ class Build(Noun, tag=True, frozen=True, kw_only=True):
     engine: EngineName = "reference"
     ranks: RankPlace | None = None
     """None: this worker computes the variant alone."""
+    work: tuple[Work, ...] = ()
+    """What it will be asked for, so that what has to be compiled for that is compiled now."""
 
 
 class Built(Noun, tag=True, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from jouleboard import harness, protocol, recipes, scores, workloads
 from jouleboard.declared_tasks import Metric, Task
-from jouleboard.engines import fitness, inspect, loading, memory, parallel, recorded, templates
+from jouleboard.engines import fitness, inspect, loading, memory, parallel, readback, recorded, running, templates
 from jouleboard.engines.reference import SOFTMAX_DTYPE, ReferenceLM
 from jouleboard.engines.shared import SharedPrefixLM
 from jouleboard.errors import TooLargeError, UnitError
@@ -43,32 +43,36 @@ class Variant:
         harness.seed_everything(0)
         recipe = msgspec.convert(request.recipe, recipes.Recipe)
         parallel.require_dense(recipe.weight_bits, request.ranks)
+        parallel.require_plain(recipes.runtime(recipe), request.ranks)
         tokenizer = AutoTokenizer.from_pretrained(request.folder, trust_remote_code=False)
         self._group = group = parallel.join(request.ranks, request.device)
         before_build()
         model = loading.dense(request.folder, getattr(torch, recipe.dtype), request.device, group)
         context = Context(calibration_ids=loading.calibration_ids(tokenizer, request.calibration))
         steps = recipes.apply(model, recipe.steps, context)
+        self._running = running.install(model, recipes.runtime(recipe, steps))
         realised = inspect.realised(model, steps, int(model.config.num_hidden_layers))
         group.require_same("weights or steps", (realised, steps))
         self._model, self._tokenizer = model, tokenizer
         self._device: torch.device = model.device
         self._dtype: torch.dtype = getattr(torch, recipe.dtype)
-        self._declared = request.model
-        declared = request.model.context_length
+        self._declared, declared = request.model, request.model.context_length
         self._context_tokens = min(declared, getattr(model.config, "max_position_embeddings", None) or declared)
         self._warmed: set[Timed] = set()
         self.peak = memory.Peak(self._device)
         self._asked_engine = request.engine
-        self._refused = None if request.engine == "reference" else fitness.refusal(model, ranks=group.world)
-        engine = ReferenceLM if request.engine == "reference" or self._refused else SharedPrefixLM
+        asks_shared = request.engine != "reference"
+        self._refused = fitness.refusal(model, ranks=group.world, running=self._running) if asks_shared else None
+        engine = SharedPrefixLM if asks_shared and self._refused is None else ReferenceLM
         self._lm = engine(
-            model, tokenizer, batch_size=request.batch_size, max_length=request.model.context_length,
-            on_batch=self._batch_done,
-        )
+            model, tokenizer, batch_size=request.batch_size, max_length=declared, on_batch=self._batch_done, running=self._running)
         self._on_rows: Callable[[int], None] = lambda _rows: None
+        found = readback.read(model, self._running, context.calibration_ids.to(self._device)[0],
+                              [work for work in request.work if self._too_large(work) is None])
+        steps = [readback.told(step, one.about.sets, found) for one, step in zip(recipe.steps, steps, strict=True)]
+        claims = [*realised.claims, *readback.claims(found), *parallel.claim(model, group)]
         self.built = protocol.Built(
-            realised=msgspec.structs.replace(realised, claims=(*realised.claims, *parallel.claim(model, group))),
+            realised=msgspec.structs.replace(realised, claims=tuple(claims)),
             engine=Engine(
                 name=engine.engine_name, version=transformers.__version__, device=",".join(group.gather(request.device)),
                 threads=request.threads, batch_size=request.batch_size, dtype=recipe.dtype, softmax_dtype=SOFTMAX_DTYPE,
@@ -109,7 +113,8 @@ class Variant:
         # A quiet evaluation is a measured one: it holds what scoring takes and nothing else.
         self._lm.check_first = not request.quiet
         go()
-        with contextlib.closing(journal) if journal is not None else contextlib.nullcontext():
+        sealed = self._running.sealed() if request.quiet else contextlib.nullcontext()
+        with sealed, contextlib.closing(journal) if journal is not None else contextlib.nullcontext():
             outcome = harness.evaluate(self._lm, loaded, indices, journal, chat=chat)
         self._synchronise()
         self._on_rows = lambda _rows: None
@@ -139,7 +144,7 @@ class Variant:
             TooLargeError: the requests are longer than the model's context, or do not fit into memory.
             UnitError: there is no text to cut prompts from.
         """
-        why = self._too_large(request)
+        why = self._running.refusal(request.batch, is_probe=False) or self._too_large(request)
         if why is not None:
             raise TooLargeError(f"workload: {why}", field="workload",
                                 remedy="declare a shorter workload or a smaller batch, or use a model with a longer context")
@@ -151,15 +156,14 @@ class Variant:
         prompts = workloads.cut_prompts(text, request.batch, request.prompt_tokens).to(self._device)
         self._group.require_same("prompts", prompts.tolist())
         return self._work(
-            request, lambda: workloads.serve(self._model, prompts, request.output_tokens), go, stepwise=True
+            request, lambda: workloads.serve(self._model, prompts, request.output_tokens, self._running), go, stepwise=True
         )
 
     def _work(
         self, request: protocol.Replay | protocol.Serve, loop: workloads.Loop, go: Wait, *, stepwise: bool
     ) -> protocol.Worked:
         self._warm_up(request, loop)
-        done = workloads.run(loop, self._device, go=go, window_s=request.window_s, stepwise=stepwise,
-                             decide=self._group.decide)
+        done = self._run(loop, go, request.window_s, stepwise=stepwise)
         return protocol.Worked(
             loops=len(done.loop_ends_s), loop_ends_s=done.loop_ends_s, output_sha256=done.output_sha256,
             loops_changed=done.loops_changed, first_token_s=done.first_token_s, cached_tokens=done.cached_tokens,
@@ -171,7 +175,8 @@ class Variant:
         Returns:
             What was measured, or why it does not fit; then the memory that it took is given back.
         """
-        why = self._too_large(request)
+        refused = self._running.refusal(request.batch, is_probe=True) if request.kind == "decode" else None
+        why = refused or self._too_large(request)
         if why is not None:
             return protocol.TooLarge(reason=why)
         try:
@@ -196,28 +201,32 @@ class Variant:
         first_s: float | None = None
         steps_s: tuple[float, ...] = ()
         if request.kind == "decode":
-            loop = workloads.Decode(self._model, prompts, request.output_tokens).loop
+            loop = workloads.Decode(self._model, prompts, request.output_tokens, self._running).loop
             self._warm_up(request, loop)
             steps_s = workloads.step_s(loop, self._device)
         else:
 
             def loop() -> Iterator[torch.Tensor]:
-                return workloads.prefill(self._model, prompts)
+                return workloads.prefill(self._model, prompts, self._running)
 
             self._warm_up(request, loop)
             first_s = workloads.first_token_s(loop, self._device, decide=self._group.decide)
-        done = workloads.run(loop, self._device, go=go, window_s=request.window_s, decide=self._group.decide)
+        done = self._run(loop, go, request.window_s)
         return protocol.Probed(loops=len(done.loop_ends_s), first_token_s=first_s, step_s=steps_s,
                                peak_memory_bytes=self.peak.stretch_bytes())
 
+    def _run(self, loop: workloads.Loop, go: Wait, window_s: float, *, stepwise: bool = False) -> workloads.Looped:
+        with self._running.sealed():
+            return workloads.run(loop, self._device, go=go, window_s=window_s, stepwise=stepwise, decide=self._group.decide)
+
     def _warm_up(self, request: Timed, loop: workloads.Loop) -> None:
-        """Warm up for the time that is asked for; on a GPU also until this work was done once as a whole."""
+        """Warm up for the time that is asked for; on a GPU, or compiled, also until this work was done once as a whole."""
         work = msgspec.structs.replace(request, warmup_s=0.0, window_s=0.0)
-        whole = self._device.type == "cuda" and work not in self._warmed
+        whole = (self._device.type == "cuda" or self._running.compiled is not None) and work not in self._warmed
         workloads.warm_up(loop, self._device, seconds=request.warmup_s, whole=whole, decide=self._group.decide)
         self._warmed.add(work)
 
-    def _too_large(self, request: protocol.Serve | protocol.Probe) -> str | None:
+    def _too_large(self, request: protocol.Serve | protocol.Probe | protocol.Work) -> str | None:
         """Say why work is more than the model's context or the memory holds; None when it fits."""
         tokens = request.prompt_tokens + request.output_tokens
         if tokens > self._context_tokens:
@@ -225,7 +234,7 @@ class Variant:
                     f"context of {self._context_tokens}")
         ranks = self._group.world
         wanted = memory.need(self._model, self._dtype, batch=request.batch, prompt_tokens=request.prompt_tokens,
-                             output_tokens=request.output_tokens, ranks=ranks)
+                             output_tokens=request.output_tokens, ranks=ranks, runtime=self._running.runtime)
         # Free memory differs from device to device: where one lacks it, none begins.
         refusals = self._group.gather(memory.refusal(wanted, self._device, ranks=ranks))
         return next((why for why in refusals if why is not None), None)

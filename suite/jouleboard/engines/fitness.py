@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from jouleboard.engines.running import Running
+
 MASKED_ATTENTION = ("eager", "sdpa")
 """Attention implementations that add a mask of four dimensions."""
 PERPLEXITY = "each text of a perplexity task is scored alone, so there is nothing to share"
@@ -15,13 +17,19 @@ DYNAMIC_MODULES = ("Linear8bitLt",)
 """Linear layers that round activations by what else is in the batch; those of `torch.ao.nn.quantized.dynamic` do too."""
 
 
-def refusal(model: PreTrainedModel, *, ranks: int = 1) -> str | None:
+def refusal(model: PreTrainedModel, *, ranks: int = 1, running: Running | None = None) -> str | None:
     """Say why the reference engine must compute a model; None where the shared-prefix engine can.
+
+    What a runtime does to decoding alone (a cache of another kind, compiled steps, drafts) is no hindrance: packed batches are
+    scored without it.
 
     Args:
         model: the built variant.
         ranks: processes that compute it together.
+        running: how it is run; None: as transformers runs it.
     """
+    if running is not None and running.compiles_all:
+        return "its forward pass is compiled for plain batches, and packed ones have masks and places of their own"
     if ranks > 1:
         return f"{ranks} devices compute the model together, and packed batches were not tried there"
     return _layers(model) or _inputs(model) or _activations(model)

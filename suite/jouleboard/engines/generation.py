@@ -13,8 +13,8 @@ What a row's text is follows lm-eval 0.4.13 (`HFLM.generate_until`): prompts cut
 cut at the first stop string. So texts equal those of `hf` at batch 1; at larger batches too, unless a stop string is a special
 token that does not end the text by the model's own configuration (there `hf` goes on as long as other rows do).
 
-The cache is a dynamic one: a row that leaves is dropped from it, which a static one, whose tensors have a fixed batch, cannot
-turn into less work. Where a model's cache cannot take rows in (windows, linear attention), those that wait begin when all have left.
+The cache is that which the variant is run with, a dynamic one by default; a row that leaves is dropped from it. Where a cache cannot
+take rows in (of fixed length, quantised, windows, linear attention), those that wait begin when all have left.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from transformers import PreTrainedModel
 from jouleboard import replays
 from jouleboard.engines.decoding import Rows, decode
 from jouleboard.engines.parallel import Keeps
+from jouleboard.engines.running import Running
 from jouleboard.errors import UnitError
 from jouleboard.journal import Answer
 from jouleboard.records import ReplayRow
@@ -48,6 +49,7 @@ class Engine(Protocol):
     """What of lm-eval's `hf` model is used."""
 
     model: Any
+    running: Running
     tokenizer: Any
     tally: Any
     max_length: int
@@ -217,7 +219,7 @@ def write(lm: Engine, batch: Sequence[Asked], on_rows: Callable[[int], None] = l
     tokens: list[list[int]] = [[] for _ in batch]
     stopped: list[Literal["stop", "length"]] = ["length"] * len(batch)
     joined: list[int] = []
-    rows = Rows(lm.model, pad=_pad(lm))
+    rows = _rows(lm, most=max(one.most for one in batch))
 
     def joins(passes: int, here: int, waiting: int) -> int:
         free = at_once - here
@@ -251,8 +253,8 @@ def _text(lm: Engine, asked: Asked, tokens: Sequence[int]) -> str:
     return str(postprocess_generated_text(whole, list(asked.stops), None))
 
 
-def _pad(lm: Engine) -> int:
-    return int(lm.tokenizer.pad_token_id or 0)
+def _rows(lm: Engine, most: int) -> Rows:
+    return Rows(lm.model, pad=int(lm.tokenizer.pad_token_id or 0), running=lm.running.alone(int(lm.batch_size)), most=most)
 
 
 def replay(lm: Engine, rows: Sequence[ReplayRow]) -> Iterator[torch.Tensor]:
@@ -275,4 +277,4 @@ def replay(lm: Engine, rows: Sequence[ReplayRow]) -> Iterator[torch.Tensor]:
             left[place] -= 1
         return [left[place] > 0 for place in places]
 
-    yield from decode(Rows(lm.model, pad=_pad(lm)), [row.tokens for row in rows], joins=joins, stays=stays)
+    yield from decode(_rows(lm, most=max(left)), [row.tokens for row in rows], joins=joins, stays=stays)

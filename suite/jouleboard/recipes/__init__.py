@@ -11,7 +11,7 @@ Example (`suite/recipes/int8-weight-only.yaml`)::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,21 +20,35 @@ import msgspec
 from jouleboard import catalogue
 from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
+from jouleboard.recipes.assisted import Assisted
 from jouleboard.recipes.bitsandbytes import Nf4
+from jouleboard.recipes.compiled import Compile
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.interface import Context, Stage, Technique
+from jouleboard.recipes.prompt_lookup import PromptLookup
+from jouleboard.recipes.quantised_cache import QuantisedCache
+from jouleboard.recipes.sliding_window import SlidingWindow
+from jouleboard.recipes.static_cache import StaticCache
 from jouleboard.recipes.torchao import Int4WeightOnly, Int8WeightOnly
+from jouleboard.runtime import PLAIN, Runtime, conflict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Step = Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers
+Step = (Int8WeightOnly | Int4WeightOnly | Nf4 | DropLayers
+        | SlidingWindow | StaticCache | QuantisedCache | Compile | PromptLookup | Assisted)
 
 TECHNIQUES: dict[str, type[Step]] = {
     "torchao-int8-weight-only": Int8WeightOnly,
     "torchao-int4-weight-only": Int4WeightOnly,
     "bitsandbytes-nf4": Nf4,
     "drop-layers": DropLayers,
+    "sliding-window": SlidingWindow,
+    "static-cache": StaticCache,
+    "quantised-kv-cache": QuantisedCache,
+    "compile": Compile,
+    "prompt-lookup": PromptLookup,
+    "assisted": Assisted,
 }
 
 
@@ -88,6 +102,28 @@ def require_order(recipe: Recipe) -> None:
             names = [str(type(step).__struct_config__.tag) for step in recipe.steps[index : index + 2]]
             raise RecipeError(f"{names[1]} gives {ORDER[later]} weights and comes after {names[0]}", file=f"recipes/{recipe.id}.yaml",
                               field=f"steps[{index + 1}]", remedy=f"put it before {names[0]}")
+    runtime(recipe)
+
+
+def runtime(recipe: Recipe, found: Sequence[Mapping[str, Any]] = ()) -> Runtime:
+    """Return how a recipe's finished model is run.
+
+    Args:
+        recipe: the recipe.
+        found: what each step found out, in their order; empty before the model is built.
+
+    Raises:
+        RecipeError: two steps set the same, or what they set does not go together.
+    """
+    how = PLAIN
+    parts = [step.about.sets for step in recipe.steps if step.about.sets is not None]
+    twice = next((part for part in parts if parts.count(part) > 1), None)
+    for index, step in enumerate(recipe.steps):
+        how = step.run_with(how, found[index] if found else {})
+    why = conflict(how) if twice is None else f"two steps set the {twice}"
+    if why is not None:
+        raise RecipeError(why, file=f"recipes/{recipe.id}.yaml", field="steps", remedy="see the descriptions of its steps")
+    return how
 
 
 def apply(model: PreTrainedModel, steps: Sequence[Technique], context: Context) -> list[dict[str, Any]]:
