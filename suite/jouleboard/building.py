@@ -117,7 +117,7 @@ def _build(session: Session, recipe: Recipe, worker: Worker) -> None:
         model=family.model, folder=str(session.dense.folder), recipe=msgspec.to_builtins(recipe),
         calibration=str(data_folder("tasks") / CALIBRATION), threads=family.plan.threads,
         batch_size=recipe.batch_size or family.plan.batch_size, device=torch_device(family.hardware), engine=family.plan.engine,
-        work=works(family, recipe),
+        planned_batch_size=family.plan.batch_size if recipe.batch_size else None, work=works(family, recipe),
     )
     measured = worker.measure(request, protocol.Built, meter=session.meter, name="build",
                               quiet_s=silence.weights_s(session.dense.folder) + silence.compile_s(recipe))

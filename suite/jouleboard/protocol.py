@@ -61,6 +61,8 @@ class Build(Noun, tag=True, frozen=True, kw_only=True):
     engine: EngineName = "reference"
     ranks: RankPlace | None = None
     """None: this worker computes the variant alone."""
+    planned_batch_size: int | None = None
+    """The plan's, where `batch_size` is the recipe's own."""
     work: tuple[Work, ...] = ()
     """What it will be asked for, so that what has to be compiled for that is compiled now."""
 
@@ -112,7 +114,7 @@ class Replay(Noun, tag=True, frozen=True, kw_only=True):
     """Compute recorded batches again, in whole loops. Replies: `Ready` (after the warm-up), then `Worked`."""
 
     batches: str
-    """File of batches, JSON: a list of lists of `records.ReplayRow`."""
+    """File of batches, JSON: a list of lists of `records.ReplayRow`. A variant with a batch size of its own cuts them anew."""
     warmup_s: float
     window_s: float
     """No loop begins later than this after `Go`; 0: one loop."""

@@ -242,6 +242,8 @@ class Engine(Noun, frozen=True, kw_only=True):
     dtype: str
     softmax_dtype: str
     attention: str
+    planned_batch_size: Positive | None = None
+    """The plan's, where the recipe has one of its own: entries are compared by what was planned. None: `batch_size` is the plan's."""
 
 
 class Failure(Noun, frozen=True, kw_only=True):

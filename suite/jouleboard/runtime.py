@@ -91,6 +91,11 @@ class Runtime:
     speculation: Lookup | Draft | None = None
     """Greedy speculative decoding, for one sequence at a time."""
 
+    @property
+    def refills(self) -> bool:
+        """Whether rows may join others that are under way: only plain growing caches can be put together."""
+        return self.cache == Growing() and self.window is None
+
     def replaced(self, **parts: Any) -> Runtime:
         """Return this with other parts."""
         return dataclasses.replace(self, **parts)

@@ -76,7 +76,7 @@ class Variant:
             engine=Engine(
                 name=engine.engine_name, version=transformers.__version__, device=",".join(group.gather(request.device)),
                 threads=request.threads, batch_size=request.batch_size, dtype=recipe.dtype, softmax_dtype=SOFTMAX_DTYPE,
-                attention=str(getattr(model.config, "_attn_implementation", "unknown")),
+                attention=str(getattr(model.config, "_attn_implementation", "unknown")), planned_batch_size=request.planned_batch_size,
             ),
             steps=tuple(steps),
             torch_cpu_capability=torch.backends.cpu.get_cpu_capability(),
@@ -134,7 +134,7 @@ class Variant:
         batches = recorded.read_batches(Path(request.batches))
         # Ranks that are fed different tokens agree on a result all the same: each adds its part to one sum.
         self._group.require_same("batches", batches)
-        ready = recorded.prepare(self._lm, batches)
+        ready = recorded.prepare(self._lm, batches, own_batch_size=self.built.engine.planned_batch_size is not None)
         return self._work(request, lambda: recorded.replay(self._lm, ready), go, stepwise=False)
 
     def serve(self, request: protocol.Serve, go: Wait) -> protocol.Worked:

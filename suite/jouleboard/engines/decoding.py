@@ -95,7 +95,13 @@ class Rows:
         return all(type(layer) is DynamicLayer for layer in self._cache.layers)
 
     def join(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Compute prompts and add their rows behind those that are there."""
+        """Compute prompts and add their rows behind those that are there.
+
+        Raises:
+            ValueError: there are some, and this kind of cache cannot take others in.
+        """
+        if len(self.tokens) and not self.can_grow():
+            raise ValueError("rows cannot join others in this kind of cache")
         width = max(map(len, prompts))
         device = self.tokens.device
         ids = torch.tensor([[self._pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
