@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -9,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests import small
 
 from jouleboard import building, catalogue, plan, recipes, replays
 from jouleboard.engines import generation, recorded, running
 from jouleboard.engines.reference import ReferenceLM
 from jouleboard.records import ReplayRow
 from jouleboard.runtime import Fixed, Runtime
-from tests import small
 
 
 def scored(length: int, first: int = 1) -> ReplayRow:
@@ -117,7 +118,7 @@ def test_a_recorded_batch_is_replayed_by_a_variant_whose_cache_takes_no_rows_in(
             (batch,) = recorded.prepare(lm, [rows])
             found[name] = [piece.flatten().tolist() for piece in recorded.replay(lm, [batch])]
     # The same tokens in other company.
-    assert sorted(sum(found["plain"], [])) == sorted(sum(found["fixed"], []))
+    assert sorted(chain.from_iterable(found["plain"])) == sorted(chain.from_iterable(found["fixed"]))
     assert sum(map(len, found["fixed"])) == 12
     assert len(found["fixed"]) == 5 + 4
 
