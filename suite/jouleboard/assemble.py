@@ -97,8 +97,9 @@ def _unbuilt(family: Family, recipe: Recipe) -> Engine:
     """Name the engine of a variant that never came to be."""
     name = "transformers" if family.plan.engine == "reference" else family.plan.engine
     return Engine(name=name, version=plan.versions().get("transformers", "not installed"), device="none",
-                  threads=family.plan.threads, batch_size=family.plan.batch_size, dtype=recipe.dtype,
-                  softmax_dtype="float32", attention="none")
+                  threads=family.plan.threads, batch_size=recipe.batch_size or family.plan.batch_size, dtype=recipe.dtype,
+                  softmax_dtype="float32", attention="none",
+                  planned_batch_size=family.plan.batch_size if recipe.batch_size else None)
 
 
 def _build(state: Progressed) -> Build | None:

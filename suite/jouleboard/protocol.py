@@ -71,6 +71,17 @@ class Prepared(Noun, tag=True, frozen=True, kw_only=True):
     peak_memory_bytes: int
 
 
+class Work(Noun, frozen=True, kw_only=True):
+    """What a variant will compute: a batch of prompts, and greedy steps behind them."""
+
+    batch: int
+    prompt_tokens: int
+    output_tokens: int
+    """0: a prefill alone."""
+    of_text: bool = False
+    """Whether the prompts are text, as in serving, and not drawn."""
+
+
 class Build(Noun, tag=True, frozen=True, kw_only=True):
     """Load the base's weights and apply a recipe. Replies: `Ready`, then `Built`."""
 
@@ -90,6 +101,10 @@ class Build(Noun, tag=True, frozen=True, kw_only=True):
     """The fetched files of a ready-made checkpoint that the first step names."""
     ranks: RankPlace | None = None
     """None: this worker computes the variant alone."""
+    planned_batch_size: int | None = None
+    """The plan's, where `batch_size` is the recipe's own."""
+    work: tuple[Work, ...] = ()
+    """What it will be asked for, so that what has to be compiled for that is compiled now."""
 
 
 class Built(Noun, tag=True, frozen=True, kw_only=True):
@@ -139,7 +154,7 @@ class Replay(Noun, tag=True, frozen=True, kw_only=True):
     """Compute recorded batches again, in whole loops. Replies: `Ready` (after the warm-up), then `Worked`."""
 
     batches: str
-    """File of batches, JSON: a list of lists of `records.ReplayRow`."""
+    """File of batches, JSON: a list of lists of `records.ReplayRow`. A variant with a batch size of its own cuts them anew."""
     warmup_s: float
     window_s: float
     """No loop begins later than this after `Go`; 0: one loop."""

@@ -259,6 +259,8 @@ class Engine(Noun, frozen=True, kw_only=True, omit_defaults=True):
     attention: str
     beside: tuple[str, str] | None = None
     """Name and version of the plan's engine, where the recipe brings one of its own: the entry stands on that one's boards."""
+    planned_batch_size: Positive | None = None
+    """The plan's, where the recipe has one of its own: entries are compared by what was planned. None: `batch_size` is the plan's."""
 
 
 class Failure(Noun, frozen=True, kw_only=True):

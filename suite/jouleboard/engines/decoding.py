@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, RepetitionPenaltyLogitsProcessor
+from transformers import Cache, DynamicCache, LogitsProcessorList, PreTrainedModel, RepetitionPenaltyLogitsProcessor
 from transformers.cache_utils import DynamicLayer
 
+from jouleboard.engines import greedy
+from jouleboard.engines.running import Running
 from jouleboard.errors import UnitError
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -69,17 +71,20 @@ def decode(rows: Rows, prompts: Sequence[Sequence[int]], *, joins: Joins, stays:
 class Rows:
     """Rows that are decoded together."""
 
-    def __init__(self, model: PreTrainedModel, *, pad: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, pad: int, running: Running | None = None, most: int = 0) -> None:
         """Hold no row yet.
 
         Args:
             model: the built variant.
             pad: token that fills the left; it is masked.
+            running: how it is run; with drafts, one row at a time. None: as transformers runs it.
+            most: tokens of the longest answer; only a cache of fixed length heeds it.
         """
-        self._model, self._pad = model, pad
+        self._model, self._pad, self._running, self._most = model, pad, running or Running(), most
+        self._drafted: Iterator[torch.Tensor] | None = None
         self._words = set(inspect.signature(model.forward).parameters)
         self._processors = processors(model)
-        self._cache = DynamicCache(config=model.config)
+        self._cache: Cache = DynamicCache(config=model.config)
         none = torch.zeros((0, 0), dtype=torch.long, device=model.device)
         self._ids = self._mask = none
         self.tokens = none.view(0, 1)
@@ -90,15 +95,23 @@ class Rows:
         return all(type(layer) is DynamicLayer for layer in self._cache.layers)
 
     def join(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Compute prompts and add their rows behind those that are there."""
+        """Compute prompts and add their rows behind those that are there.
+
+        Raises:
+            ValueError: there are some, and this kind of cache cannot take others in.
+        """
+        if len(self.tokens) and not self.can_grow():
+            raise ValueError("rows cannot join others in this kind of cache")
         width = max(map(len, prompts))
         device = self.tokens.device
         ids = torch.tensor([[self._pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-        cache = DynamicCache(config=self._model.config)
+        cache = self._running.new_cache(self._model, tokens=width + self._most, padding=width - min(map(len, prompts)))
         tokens = self._best(ids, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
         if not len(self.tokens):
             self._cache, self._ids, self._mask, self.tokens = cache, ids, mask, tokens
+            if self._running.speculation is not None and not self._processors:
+                self._drafted = self._running.speculation.decode(self._model, cache, ids, tokens)
             return
         width = max(width, self._mask.shape[1])
         self._mask = torch.cat([_widened(one, width, 0) for one in (self._mask, mask)])
@@ -114,6 +127,9 @@ class Rows:
 
     def step(self) -> None:
         """Give every row one more token."""
+        if self._drafted is not None:
+            self.tokens = next(self._drafted)
+            return
         self._ids = torch.cat([self._ids, self.tokens], dim=1)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
         self.tokens = self._best(self._ids, self.tokens, self._mask, self._mask.sum(-1, keepdim=True) - 1, self._cache)
@@ -126,6 +142,7 @@ class Rows:
         """
         if len(staying) == len(self.tokens):
             return
+        self._drafted = None
         index = torch.tensor(staying, dtype=torch.long, device=self.tokens.device)
         self.tokens, self._mask, self._ids = (held[index] for held in (self.tokens, self._mask, self._ids))
         if len(staying):
@@ -133,21 +150,15 @@ class Rows:
             self._cache.reorder_cache(index)
 
     def _best(
-        self, before: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+        self, before: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache
     ) -> torch.Tensor:
         words: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
-        logits: torch.Tensor = self._model(
-            ids, attention_mask=mask, past_key_values=cache, use_cache=True,
-            **{name: value for name, value in words.items() if name in self._words},
-        ).logits[:, -1]
+        logits = self._running.logits(
+            self._model, ids, cache, attention_mask=mask, **{name: value for name, value in words.items() if name in self._words},
+        )[:, -1]
         if self._processors:
             logits = self._processors(before, logits.float())
-        best = logits.max(dim=-1, keepdim=True)
-        # One comparison a row: a NaN anywhere in a row is its maximum.
-        if not bool(torch.isfinite(best.values).all()):
-            raise UnitError("the model's logits are not finite", field="quality", kind="non-finite",
-                            remedy="the recipe broke the model: use a gentler one, or another dtype")
-        return best.indices
+        return greedy.best(logits)
 
 
 def _widened(held: torch.Tensor, width: int, value: int) -> torch.Tensor:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from jouleboard.engines.running import Running
+
 MASKED_ATTENTION = ("eager", "sdpa")
 """Attention implementations that add a mask of four dimensions."""
 PERPLEXITY = "each text of a perplexity task is scored alone, so there is nothing to share"
@@ -17,13 +19,19 @@ DYNAMIC_WEIGHTS = ("act_quant_kwargs", "activation_quantization")
 """What torchao writes on a weight whose inputs are rounded."""
 
 
-def refusal(model: PreTrainedModel, *, ranks: int = 1) -> str | None:
+def refusal(model: PreTrainedModel, *, ranks: int = 1, running: Running | None = None) -> str | None:
     """Say why the reference engine must compute a model; None where the shared-prefix engine can.
+
+    What a runtime does to decoding alone (a cache of another kind, compiled steps, drafts) is no hindrance: packed batches are
+    scored without it.
 
     Args:
         model: the built variant.
         ranks: processes that compute it together.
+        running: how it is run; None: as transformers runs it.
     """
+    if running is not None and running.compiles_all:
+        return "its forward pass is compiled for plain batches, and packed ones have masks and places of their own"
     if ranks > 1:
         return f"{ranks} devices compute the model together, and packed batches were not tried there"
     outside = getattr(model, "computed_by", None)

@@ -30,16 +30,19 @@ def read_batches(path: Path) -> list[list[ReplayRow]]:
     return msgspec.json.decode(path.read_bytes(), type=list[list[ReplayRow]])
 
 
-def prepare(lm: ReferenceLM, batches: Sequence[Sequence[ReplayRow]]) -> list[Recorded]:
+def prepare(lm: ReferenceLM, batches: Sequence[Sequence[ReplayRow]], *, own_batch_size: bool = False) -> list[Recorded]:
     """Make what an engine computes of recorded batches, before anything is timed.
 
     Those that are scored have zeros on the right up to the longest row, as lm-eval pads. Where packed batches meet a variant
     that the reference engine computes, it computes the same requests in its own way.
+
+    Args:
+        lm: the engine.
+        batches: as they were recorded.
+        own_batch_size: whether the engine's batch size is not the one that they were recorded with.
     """
-    if not isinstance(lm, SharedPrefixLM):
-        batches = replays.plain(batches, int(lm.batch_size))
-    if not lm.takes_in:
-        batches = replays.apart(batches)
+    batches = replays.as_run(batches, batch_size=int(lm.batch_size), own_batch_size=own_batch_size,
+                             packs=isinstance(lm, SharedPrefixLM), refills=lm.takes_in and lm.running.runtime.refills)
     prefix_tokens = 0
     ready: list[Recorded] = []
     for rows in batches:

@@ -28,6 +28,8 @@ from jouleboard.records import ReplayRow
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+    from jouleboard.engines.running import Running
+
 NAME = "shared-prefix"
 
 
@@ -44,11 +46,12 @@ class SharedPrefixLM(ReferenceLM):
         batch_size: int,
         max_length: int,
         on_batch: Callable[[int], None] = lambda _rows: None,
+        running: Running | None = None,
     ) -> None:
-        """Wrap a built model that `fitness.refusal` has nothing against."""
+        """Wrap a built model that `fitness.refusal` has nothing against; the arguments are those of the reference engine."""
         # lm-eval encodes a context again for each of its choices.
         self._encode = functools.lru_cache(maxsize=2)(super().tok_encode)
-        super().__init__(model, tokenizer, batch_size=batch_size, max_length=max_length, on_batch=on_batch)
+        super().__init__(model, tokenizer, batch_size=batch_size, max_length=max_length, on_batch=on_batch, running=running)
         self._items: list[int] | None = None
         self._answered = 0
 

@@ -11,7 +11,7 @@ Example (`suite/recipes/int8-weight-only.yaml`)::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +22,10 @@ from jouleboard.declared import Id, Noun, Positive
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.adapters import Adapters
 from jouleboard.recipes.arithmetic import Autocast
+from jouleboard.recipes.assisted import Assisted
 from jouleboard.recipes.bitsandbytes import LlmInt8, Nf4
 from jouleboard.recipes.checkpoint import Checkpoint, CompressedTensors, Gguf
+from jouleboard.recipes.compiled import Compile
 from jouleboard.recipes.depth import DropLayers
 from jouleboard.recipes.distil import Distil
 from jouleboard.recipes.edge import CTranslate2, OnnxGenai
@@ -35,9 +37,13 @@ from jouleboard.recipes.low_rank import LowRank
 from jouleboard.recipes.magnitude import PruneMagnitude
 from jouleboard.recipes.mlp_width import PruneMlpWidth
 from jouleboard.recipes.prompt import PromptTuning
+from jouleboard.recipes.prompt_lookup import PromptLookup
+from jouleboard.recipes.quantised_cache import QuantisedCache
 from jouleboard.recipes.quanto import QuantoInt8
 from jouleboard.recipes.share import ShareLayers
+from jouleboard.recipes.sliding_window import SlidingWindow
 from jouleboard.recipes.sparse import Sparse24
+from jouleboard.recipes.static_cache import StaticCache
 from jouleboard.recipes.student import Student
 from jouleboard.recipes.torchao import (
     Float8Dynamic,
@@ -50,6 +56,7 @@ from jouleboard.recipes.torchao import (
 )
 from jouleboard.recipes.torchdynamic import DynamicInt8
 from jouleboard.recipes.wanda import PruneWanda
+from jouleboard.runtime import PLAIN, Runtime, conflict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,7 +66,8 @@ Step = (
     | PruneWanda | Sparse24 | PruneMlpWidth | PruneHeads | LowRank | ShareLayers | Student | Adapters
     | PromptTuning | CTranslate2 | OnnxGenai | Autocast | LlmInt8 | LinearMinMax | Nonlinear | QuantoInt8
     | DynamicInt8 | Float8Dynamic | Float8WeightOnly | Int4TilePacked | Int4Unpacked | Int8Dynamic
-    | Checkpoint | CompressedTensors | Gguf
+    | Checkpoint | CompressedTensors | Gguf | SlidingWindow | StaticCache | QuantisedCache | Compile
+    | PromptLookup | Assisted
 )
 
 TECHNIQUES: dict[str, type[Step]] = {
@@ -95,6 +103,12 @@ TECHNIQUES: dict[str, type[Step]] = {
     "checkpoint": Checkpoint,
     "checkpoint-compressed-tensors": CompressedTensors,
     "checkpoint-gguf": Gguf,
+    "sliding-window": SlidingWindow,
+    "static-cache": StaticCache,
+    "quantised-kv-cache": QuantisedCache,
+    "compile": Compile,
+    "prompt-lookup": PromptLookup,
+    "assisted": Assisted,
 }
 
 
@@ -162,6 +176,28 @@ def require_order(recipe: Recipe) -> None:
             raise RecipeError("a ready-made checkpoint replaces the model, and what steps before it did would be lost",
                               file=f"recipes/{recipe.id}.yaml", field=f"steps[{index}]", remedy="put it first")
     _require_dense_export(recipe)
+    runtime(recipe)
+
+
+def runtime(recipe: Recipe, found: Sequence[Mapping[str, Any]] = ()) -> Runtime:
+    """Return how a recipe's finished model is run.
+
+    Args:
+        recipe: the recipe.
+        found: what each step found out, in their order; empty before the model is built.
+
+    Raises:
+        RecipeError: two steps set the same, or what they set does not go together.
+    """
+    how = PLAIN
+    parts = [step.about.sets for step in recipe.steps if step.about.sets is not None]
+    twice = next((part for part in parts if parts.count(part) > 1), None)
+    for index, step in enumerate(recipe.steps):
+        how = step.run_with(how, found[index] if found else {})
+    why = conflict(how) if twice is None else f"two steps set the {twice}"
+    if why is not None:
+        raise RecipeError(why, file=f"recipes/{recipe.id}.yaml", field="steps", remedy="see the descriptions of its steps")
+    return how
 
 
 def _require_dense_export(recipe: Recipe) -> None:

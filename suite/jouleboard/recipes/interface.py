@@ -12,12 +12,13 @@ A technique is a noun whose fields are its parameters, with an `about` that says
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from jouleboard.declared import HubSource, Noun, PackageSource, PathSource
+from jouleboard.runtime import Runtime
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,8 @@ class About:
     exports: bool = False
     """Whether the finished dense model is handed to another engine than torch, which computes from then on (`engines.edge`): such a
     step is the last one, and only dense ones stand before it."""
+    sets: Literal["cache", "window", "compiled", "speculation"] | None = None
+    """Of stage `runtime`: the part of `runtime.Runtime` that it sets."""
     control: str | None = None
     """Why this is a labelled control and no saving is expected of it: simulated quantisation, masks without a kernel, ..."""
 
@@ -122,6 +125,15 @@ class Declaration(Noun, frozen=True, kw_only=True):
         """Id of the corpus that the step is trained on (`suite/corpora`), or None."""
         return None
 
+    def run_with(self, runtime: Runtime, found: Mapping[str, Any]) -> Runtime:  # noqa: ARG002 - for steps of stage `runtime`
+        """Say how the finished model is run after this step; most steps change the model and not how it is run.
+
+        Args:
+            runtime: as the steps before it leave it.
+            found: what `apply` found out; empty before the model is built.
+        """
+        return runtime
+
     def missing(self, device: str) -> str | None:
         """Say what is missing for the step to run on a device (`cpu`, `cuda:0`), without loading torch; None: nothing."""
         about = self.about
@@ -162,6 +174,9 @@ class Technique(Protocol):
     @property
     def trains_on(self) -> str | None:
         """Id of the corpus that the step is trained on, or None."""
+
+    def run_with(self, runtime: Runtime, found: Mapping[str, Any]) -> Runtime:
+        """Say how the finished model is run after this step."""
 
     def missing(self, device: str) -> str | None:
         """Say what is missing for the step to run on a device; None: nothing."""
