@@ -296,3 +296,14 @@ def test_a_bundle_takes_the_corpora_of_its_plans_recipes_along(place, tmp_path):
     file = corpora.prepare(corpus, evals)
     assert [(one.named.path, one.source) for one in bundlecontents.texts(corpus, file)] == [
         ("inputs/corpora/tiny.jsonl", file), ("inputs/corpora/tiny.json", file.with_suffix(".json"))]
+
+
+def test_a_recipe_that_trains_on_an_undeclared_corpus_is_a_problem(tmp_path, monkeypatch):
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    text = (paths.data_folder("recipes") / "drop-6-distil.yaml").read_text()
+    (folder / "drop-6-distil.yaml").write_text(text.replace("corpus: mixed-prose", "corpus: nowhere"))
+    real = paths.data_folder
+    monkeypatch.setattr(paths, "data_folder", lambda kind: folder if kind == "recipes" else real(kind))
+    (problem,) = check.check_all(tmp_path / "none").problems
+    assert (problem.field, problem.found) == ("steps[1].corpus", "there is no corpus 'nowhere'")

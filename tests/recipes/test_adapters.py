@@ -7,10 +7,10 @@ import pytest
 import torch
 from tests.recipes.tiny import UNSEEN, context, distance, student, to_the_end, write_corpus
 
-from jouleboard import structure
+from jouleboard import recipes, structure
 from jouleboard.engines import inspect
 from jouleboard.errors import RecipeError
-from jouleboard.recipes import Adapters
+from jouleboard.recipes import Adapters, ShareLayers
 from jouleboard.recipes.adapters import insert
 from jouleboard.structure_tuned_modules import AdaptedLinear
 
@@ -77,6 +77,17 @@ def test_layers_can_be_dropped_afterwards(corpus, tmp_path):
     structure.keep_layers(found, [0, 2])
     found.save_pretrained(tmp_path / "saved")
     assert torch.equal(logits(structure.load(str(tmp_path / "saved"), torch.float32)), logits(found))
+
+
+def test_layers_that_share_weights_share_their_adapters(corpus, tmp_path):
+    found = student()
+    facts = recipes.apply(found, [ShareLayers(group=2, weights="first"), STEP], context(corpus))
+    assert facts[1]["claimed_modules"] == {"AdaptedLinear": 4}
+    assert inspect.realised(found, facts, 3).claims
+    found.save_pretrained(tmp_path / "saved")
+    again = structure.load(str(tmp_path / "saved"), torch.float32)
+    assert inspect.fingerprint(again) == inspect.fingerprint(found)
+    assert torch.equal(logits(again), logits(found))
 
 
 def test_a_training_that_was_stopped_gives_the_same_bits(corpus, tmp_path):

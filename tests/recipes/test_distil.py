@@ -125,6 +125,9 @@ def test_the_newest_whole_state_wins(corpus, tmp_path, harm):
     (folder / ".state-4").mkdir()
     assert begins_at(corpus, folder) == 2
     assert not (folder / ".state-4").exists()
+    # A state that is not whole is not one of the two that are kept.
+    assert sorted(path.name for path in folder.glob("state-*")) == ["state-2", "state-4"]
+    assert begins_at(corpus, folder) == 2
 
 
 def test_without_any_whole_state_it_begins_anew(corpus, tmp_path):

@@ -56,7 +56,9 @@ def insert(model: PreTrainedModel, places: tuple[Place, ...], *, width: int, see
     """
     import torch  # noqa: PLC0415 - torch is imported only where tokens are computed
 
-    for layer in range(len(structure.layers(model))):
+    # A layer that computes with another one's weights gets that one's adapters, too.
+    sharing = {edit.layer for edit in structure.edits(model.config) if isinstance(edit, structure.SharedLayer)}
+    for layer in (number for number in range(len(structure.layers(model))) if number not in sharing):
         for place in places:
             structure.make(model, Adapter(layer=layer, module=place, width=width))
     added = {name: weight for name, weight in model.named_parameters()

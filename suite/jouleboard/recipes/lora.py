@@ -29,8 +29,8 @@ Scale = Annotated[float, msgspec.Meta(gt=0, le=1000)]
 class LoraRecovery(Taught, tag="lora-recovery", tag_field="step", frozen=True, kw_only=True):
     """Train an update W + scale x B A of every linear layer but the output head, A and B of a small rank, and merge it.
 
-    Gradients of the weights themselves are never computed: a step takes about a third less work than one of `distil`, and the
-    optimiser's memory is a few per cent of it. B begins as zero, so the training begins with the model as it was.
+    Gradients of the weights themselves are never computed, and the optimiser's memory is a few per cent of that of `distil`. B begins
+    as zero, so the training begins with the model as it was.
     """
 
     about: ClassVar[About] = About(stage="dense", changes=(), packages=("peft",), extra="train")

@@ -71,6 +71,8 @@ class Store:
             found = self._read(self._path(number))
             if found is not None:
                 return found
+            # It serves nobody, and would be counted among the two that are kept.
+            shutil.rmtree(self._path(number), ignore_errors=True)
         return None
 
     def write(self, state: State) -> None:
