@@ -182,3 +182,17 @@ def _unpacked(row: ReplayRow, prefix: tuple[int, ...]) -> Iterator[ReplayRow]:
 
 def _share(whole: int, number: int, parts: int) -> int:
     return whole // parts + (number < whole % parts)
+
+
+def apart(batches: Sequence[Sequence[ReplayRow]]) -> list[list[ReplayRow]]:
+    """Return what an engine computes that takes no rows in while others are under way: batches of rows that begin together.
+
+    Args:
+        batches: as another engine recorded them; of one whose rows joined each other, as many are computed at once as began it.
+    """
+    found: list[list[ReplayRow]] = []
+    for rows in batches:
+        at_once = sum(not row.joins for row in rows)
+        alone = [msgspec.structs.replace(row, joins=0) for row in rows]
+        found += [alone[start : start + at_once] for start in range(0, len(alone), at_once)]
+    return found

@@ -238,10 +238,10 @@ class _Loop:
 def _as_run(session: Session, slot: Slot, batches: Sequence[Sequence[ReplayRow]]) -> list[list[ReplayRow]]:
     """Return recorded batches as the variant's engine computes them."""
     built, recipe = session.state[slot.recipe].built, session.recipe(slot.recipe)
-    refills = recipes.runtime(recipe).refills and (built is None or built.engine.beside is None)
-    return replays.as_run(
+    run = replays.as_run(
         batches, batch_size=recipe.batch_size or session.family.plan.batch_size, own_batch_size=recipe.batch_size is not None,
-        packs=built is not None and built.engine.name == "shared-prefix", refills=refills)
+        packs=built is not None and built.engine.name == "shared-prefix", refills=recipes.runtime(recipe).refills)
+    return run if built is None or built.engine.beside is None else replays.apart(run)
 
 
 def _replayed(session: Session, slot: Slot, batches: Sequence[Sequence[ReplayRow]]) -> _Loop:

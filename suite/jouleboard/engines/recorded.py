@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +43,9 @@ def prepare(lm: ReferenceLM, batches: Sequence[Sequence[ReplayRow]], *, own_batc
         own_batch_size: whether the engine's batch size is not the one that they were recorded with.
     """
     batches = replays.as_run(batches, batch_size=int(lm.batch_size), own_batch_size=own_batch_size,
-                             packs=isinstance(lm, SharedPrefixLM), refills=lm.takes_in and lm.running.runtime.refills)
+                             packs=isinstance(lm, SharedPrefixLM), refills=lm.running.runtime.refills)
+    if not lm.takes_in:
+        batches = replays.apart(batches)
     prefix_tokens = 0
     ready: list[Recorded] = []
     for rows in batches:
@@ -69,7 +72,7 @@ def replay(lm: ReferenceLM, batches: Sequence[Recorded]) -> Iterator[torch.Tenso
         generated one those of each step. Nothing for a prefix.
     """
     held: DynamicCache | None = None
-    kept = KeptLogits(lm.model)
+    kept = KeptLogits(lm.model) if isinstance(lm, SharedPrefixLM) else contextlib.nullcontext()
     for batch in batches:
         if isinstance(batch, torch.Tensor):
             yield lm.score_batch(batch)
