@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import small
 
-from jouleboard import building, catalogue, plan, recipes, replays
+from jouleboard import building, catalogue, plan, recipes, replays, silence
 from jouleboard.engines import generation, recorded, running
 from jouleboard.engines.reference import ReferenceLM
+from jouleboard.errors import RecipeError
 from jouleboard.records import ReplayRow
 from jouleboard.runtime import Fixed, Runtime
 
@@ -143,3 +144,19 @@ def test_a_variant_is_told_what_it_will_compute(family):
 def test_every_runtime_recipe_of_the_catalogue_goes_together():
     for path in Path(plan.paths.data_folder("recipes")).glob("*.yaml"):
         recipes.require_order(recipes.load(path.stem))
+
+
+def test_a_build_that_compiles_may_say_nothing_for_longer():
+    assert silence.compile_s(recipes.load("bf16-compiled")) >= 600
+    assert silence.compile_s(recipes.load("bf16-static-cache")) == 0
+
+
+def test_other_ways_to_run_are_refused_over_several_devices():
+    from jouleboard.engines import parallel
+    from jouleboard.engines.place import RankPlace
+
+    place = RankPlace(rank=0, world=2, rendezvous="nowhere")
+    parallel.require_plain(Runtime(), place)
+    parallel.require_plain(Runtime(cache=Fixed()), None)
+    with pytest.raises(RecipeError, match="not tried over 2 devices"):
+        parallel.require_plain(Runtime(cache=Fixed()), place)

@@ -47,7 +47,7 @@ def test_graphs_are_made_once_for_one_row_and_once_for_several(found):
     # Decode steps, prefills and scoring.
     assert found.facts["graphs"] == 6
     assert found.facts["compile_s"] > 0
-    assert found.claims == ["6 graphs are compiled; passes of 6 shapes run in them without compiling again"]
+    assert found.claims == ["compiled graphs: 6; passes that ran in them without compiling again: 6"]
 
 
 @pytest.mark.parametrize(("rows", "prompt", "tokens"), [(1, 20, 4), (2, 40, 8), (3, 33, 9), (7, 5, 30), (1, 90, 12)])

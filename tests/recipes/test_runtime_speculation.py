@@ -9,7 +9,7 @@ import torch
 from tests import small
 
 from jouleboard import recipes, workloads
-from jouleboard.engines import fitness, readback, running
+from jouleboard.engines import fitness, kvcache, memory, readback, running
 from jouleboard.engines.decoding import Rows
 from jouleboard.engines.running import Running
 from jouleboard.engines.speculation import Count, FromLayers, FromText, Speculation, without_layers
@@ -207,6 +207,21 @@ def test_layers_of_least_influence_are_left_out_and_never_the_first(model):
     assert recipes.runtime(recipe, steps).speculation == Draft(dropped=(2,), most=3)
     with pytest.raises(RecipeError, match="drafts cannot do without 3"):
         recipes.apply(model, [Assisted(drop=3)], Context(calibration_ids=torch.arange(64)[None]))
+
+
+def test_the_estimate_counts_the_drafts_cache_too(model):
+    how = drafting(model)
+    prompt = prompt_of(model, 20)
+    with torch.inference_mode():
+        cache = workloads.new_cache(model, how)
+        first = workloads.advance(model, prompt, cache, how)
+        drafts = how.speculation.drafts()
+        drafts.add([*prompt[0].tolist(), int(first)])
+        drafts.propose(1)
+    # The first output token is in the draft's cache before it is in the model's.
+    held = kvcache.held_bytes(cache) + kvcache.held_bytes(drafts._cache) * 20 // 21
+    wanted = memory.need(model, torch.float32, batch=1, prompt_tokens=20, output_tokens=0, runtime=how.runtime)
+    assert wanted.cache_bytes == held
 
 
 def test_what_drafts_came_to_is_read_back(model):

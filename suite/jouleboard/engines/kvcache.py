@@ -13,7 +13,7 @@ from jouleboard.engines.caches import held_tokens
 from jouleboard.engines.quantised import Codes, QuantisedLayer
 from jouleboard.engines.windowed import WindowLayer
 from jouleboard.errors import RecipeError, UnitError
-from jouleboard.runtime import PLAIN, Fixed, Quantised, Runtime
+from jouleboard.runtime import PLAIN, Draft, Fixed, Quantised, Runtime
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -101,7 +101,11 @@ def need_bytes(config: PretrainedConfig, dtype: torch.dtype, runtime: Runtime, *
         recent = min(tokens, runtime.cache.recent)
         # Keys and values of one layer are unpacked at a time.
         return batch * (older * (tokens - recent) + whole * recent + whole * tokens // int(config.num_hidden_layers))
-    return batch * whole * (tokens if runtime.window is None else min(tokens, runtime.window.kept))
+    held = batch * whole * (tokens if runtime.window is None else min(tokens, runtime.window.kept))
+    if isinstance(runtime.speculation, Draft):
+        # The draft's own cache, of the layers that it has.
+        held += held * (int(config.num_hidden_layers) - len(runtime.speculation.dropped)) // int(config.num_hidden_layers)
+    return held
 
 
 def held_bytes(cache: Cache) -> int:

@@ -200,7 +200,7 @@ def _compiled(
     _require("passes in compiled graphs", call.calls, len(tries))
     _require("compiled graphs", counters["stats"]["unique_graphs"] - before, graphs)
     return Found(facts={"graphs": graphs, "compile_s": round(compile_s, 3), "tried_shapes": len(tries)},
-                 claims=[f"{graphs} graphs are compiled; passes of {len(tries)} shapes run in them without compiling again"])
+                 claims=[f"compiled graphs: {graphs}; passes that ran in them without compiling again: {len(tries)}"])
 
 
 def _tries(model: PreTrainedModel, running: Running, text: torch.Tensor, works: Sequence[Work]) -> Iterator[Callable[[], None]]:
