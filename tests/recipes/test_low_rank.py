@@ -40,7 +40,7 @@ def test_unweighted_factors_are_the_truncated_svd(tmp_path):
 
 @pytest.mark.parametrize(("weighting", "root"), [
     ("scale", lambda x: np.diag(np.sqrt(np.sqrt(np.square(x).sum(0))))),
-    ("whiten", lambda x: np.linalg.cholesky(x.T @ x + DAMPING * np.square(x).sum(0).mean() * np.eye(x.shape[1]))),
+    ("whiten", lambda x: np.linalg.cholesky(x.T @ x + DAMPING * np.diag(np.square(x).sum(0)))),
 ])
 def test_weighted_factors_lose_as_little_of_the_weighted_matrix_as_any_of_their_rank(tmp_path, weighting, root):
     """Eckart-Young: the least error is the norm of the singular values that are cut off."""
