@@ -9,15 +9,16 @@ rows.join([(4, 4)])                 # computed apart, then one batch with the ro
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache, LogitsProcessorList, PreTrainedModel, RepetitionPenaltyLogitsProcessor
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, LogitsProcessorList, PreTrainedModel, RepetitionPenaltyLogitsProcessor
 
-from jouleboard.engines import greedy
+from jouleboard.engines import greedy, keyvalues
+from jouleboard.engines.products import FasterProducts
 from jouleboard.engines.running import Running
 from jouleboard.errors import UnitError
 
@@ -84,7 +85,9 @@ class Rows:
         self._drafted: Iterator[torch.Tensor] | None = None
         self._words = set(inspect.signature(model.forward).parameters)
         self._processors = processors(model)
-        self._cache: Cache = DynamicCache(config=model.config)
+        self._cache: Cache = keyvalues.new_cache(model)
+        # What is compiled has products of its own.
+        self._products = FasterProducts(model) if self._running.compiled is None else contextlib.nullcontext()
         none = torch.zeros((0, 0), dtype=torch.long, device=model.device)
         self._ids = self._mask = none
         self.tokens = none.view(0, 1)
@@ -92,7 +95,13 @@ class Rows:
 
     def can_grow(self) -> bool:
         """Whether rows may join others that are under way: caches of windows and of linear attention cannot be put together."""
-        return all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        return keyvalues.has_room(self._cache)
+
+    def _new_cache(self, *, tokens: int, padding: int) -> Cache:
+        """Make an empty cache of the kind that the variant is run with; a plain growing one has room for tokens to come."""
+        if self._running.runtime.refills and self._running.speculation is None:
+            return keyvalues.new_cache(self._model)
+        return self._running.new_cache(self._model, tokens=tokens, padding=padding)
 
     def join(self, prompts: Sequence[Sequence[int]]) -> None:
         """Compute prompts and add their rows behind those that are there.
@@ -106,7 +115,7 @@ class Rows:
         device = self.tokens.device
         ids = torch.tensor([[self._pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-        cache = self._running.new_cache(self._model, tokens=width + self._most, padding=width - min(map(len, prompts)))
+        cache = self._new_cache(tokens=width + self._most, padding=width - min(map(len, prompts)))
         tokens = self._best(ids, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
         if not len(self.tokens):
             self._cache, self._ids, self._mask, self.tokens = cache, ids, mask, tokens
@@ -120,9 +129,7 @@ class Rows:
         spare = int(self._mask.argmax(dim=1).min())
         self._mask, self._ids = self._mask[:, spare:], self._ids[:, spare:]
         for mine, theirs in zip(self._cache.layers, cache.layers, strict=True):
-            for name in ("keys", "values"):
-                both = torch.cat([_lengthened(getattr(layer, name), width) for layer in (mine, theirs)])
-                setattr(mine, name, both[:, :, spare:].contiguous() if spare else both)
+            mine.join(theirs, length=width - spare)
         self.tokens = torch.cat([self.tokens, tokens])
 
     def step(self) -> None:
@@ -153,9 +160,10 @@ class Rows:
         self, before: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache
     ) -> torch.Tensor:
         words: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
-        logits = self._running.logits(
-            self._model, ids, cache, attention_mask=mask, **{name: value for name, value in words.items() if name in self._words},
-        )[:, -1]
+        with self._products:
+            logits = self._running.logits(
+                self._model, ids, cache, attention_mask=mask, **{name: value for name, value in words.items() if name in self._words},
+            )[:, -1]
         if self._processors:
             logits = self._processors(before, logits.float())
         return greedy.best(logits)
@@ -163,11 +171,6 @@ class Rows:
 
 def _widened(held: torch.Tensor, width: int, value: int) -> torch.Tensor:
     return torch.nn.functional.pad(held, (width - held.shape[1], 0), value=value)
-
-
-def _lengthened(held: torch.Tensor, length: int) -> torch.Tensor:
-    """Put zeros before the keys or values of rows, of shape [rows, heads, tokens, width]; they are masked."""
-    return torch.nn.functional.pad(held, (0, 0, length - held.shape[2], 0))
 
 
 def processors(model: PreTrainedModel) -> LogitsProcessorList:

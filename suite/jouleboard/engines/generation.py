@@ -13,8 +13,9 @@ What a row's text is follows lm-eval 0.4.13 (`HFLM.generate_until`): prompts cut
 cut at the first stop string. So texts equal those of `hf` at batch 1; at larger batches too, unless a stop string is a special
 token that does not end the text by the model's own configuration (there `hf` goes on as long as other rows do).
 
-The cache is that which the variant is run with, a dynamic one by default; a row that leaves is dropped from it. Where a cache cannot
-take rows in (of fixed length, quantised, windows, linear attention), those that wait begin when all have left.
+The cache is that which the variant is run with, by default a dynamic one with room for tokens to come (`keyvalues`): a row that
+leaves is dropped from it, which a static one, whose tensors have a fixed batch, cannot turn into less work. Where a cache cannot take
+rows in (of fixed length, quantised, windows, linear attention), those that wait begin when all have left.
 """
 
 from __future__ import annotations
