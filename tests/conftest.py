@@ -34,10 +34,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what starts a Slurm cluster, unless `-m` speaks of it; begin with the files that take longest."""
-    if "slurm" not in config.getoption("markexpr"):
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("slurm")])
-        items[:] = [item for item in items if not item.get_closest_marker("slurm")]
+    """Leave out what starts a Slurm cluster or needs a GPU, unless `-m` speaks of it; begin with the files that take longest."""
+    for mark in ("slurm", "gpu"):
+        if mark not in config.getoption("markexpr"):
+            config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(mark)])
+            items[:] = [item for item in items if not item.get_closest_marker(mark)]
     place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 

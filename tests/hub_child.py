@@ -2,6 +2,7 @@
 
     python -m tests.hub_child model org/tiny COMMIT
     python -m tests.hub_child data org/set COMMIT SUBSET SPLIT...       # SUBSET may be empty
+    python -m tests.hub_child checkpoint org/tiny COMMIT FILE           # FILE may be empty: all of it
     python -m tests.hub_child task task.yaml
 
 It prints one line of JSON: what came, or what was said to go wrong.
@@ -13,6 +14,8 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+
+import msgspec
 
 from jouleboard import hubdata, sources
 from jouleboard.declared import HubSource
@@ -31,6 +34,9 @@ def _come(words: list[str], said: list[str]) -> object:
     source = HubSource(repo=rest[0], revision=rest[1], subset=rest[2] or None if kind == "data" else None)
     if kind == "data":
         return hubdata.splits(source, rest[3:], used_by="task t", say=said.append)
+    if kind == "checkpoint":
+        place = sources.checkpoint(msgspec.structs.replace(source, file=rest[2] or None), used_by="recipe r", say=said.append)
+        return {"name": place.name, "sha256": hashlib.sha256(place.read_bytes()).hexdigest() if place.is_file() else None}
     folder = sources.hub_model(source, used_by="model m", say=said.append, thorough="--sizes" not in rest)
     return {"folder": str(folder), "files": {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
                                              for path in sorted(folder.rglob("*")) if path.is_file()}}

@@ -56,7 +56,7 @@ FATAL: frozenset[Victim] = frozenset({"driver", "everything"})
 
 def wanted(share: float) -> int:
     """Return how many kills a test makes: its share of all."""
-    return round(int(os.environ.get(KILLS, "104")) * share)
+    return round(int(os.environ.get(KILLS, "80")) * share)
 
 
 def seed() -> int:

@@ -303,12 +303,13 @@ def test_base_grid_on_a_base_that_was_never_quantised_is_found(runs: Path) -> No
 NF4 = {"step": "bitsandbytes-nf4", "cpu_kernel": "fused", "claimed_quantised_tensors": 210}
 INT8 = {"step": "torchao-int8-weight-only"}
 DROP = {"step": "drop-layers", "count": 6, "dropped_layers": [1]}
+FAKE = {"step": "linear-min-max", "bits": 3, "granularity": "per-channel", "weight_bits": 3, "claimed_levels": 8}
 
 
 @pytest.mark.parametrize(("steps", "prior", "bad"), [
     ([NF4], "Q4_1", True), ([INT8], "Q4_1", False), ([DROP], "Q4_1", False), ([INT8], "Q8_0", True),
-    ([INT8, NF4], "Q4_1", True), ([NF4, DROP], "Q5_K_M", True), ([NF4], "Q3_K", False), ([NF4], None, False), ([], "Q4_1",
-                                                                                                         False),
+    ([INT8, NF4], "Q4_1", True), ([NF4, DROP], "Q5_K_M", True), ([NF4], "Q3_K", False), ([NF4], None, False), ([], "Q4_1", False),
+    ([FAKE], "Q4_1", True), ([FAKE], "Q2_K", False),
 ])
 def test_a_quality_that_should_be_withheld_and_is_shown_is_found(
     steps: list[dict[str, Any]], prior: str | None, bad: bool, runs: Path  # noqa: FBT001
@@ -328,8 +329,9 @@ def test_a_quality_that_is_withheld_without_need_is_found(runs: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [{}, {"step": "magic"}, {"step": 4}, {"step": "drop-layers"},
-                                  {"step": "bitsandbytes-nf4", "cpu_kernel": "none"}])
-def test_a_step_of_no_known_technique_is_found(step: dict[str, Any], runs: Path) -> None:
+                                  {"step": "bitsandbytes-nf4", "cpu_kernel": "none"}, INT8 | {"weight_bits": 4},
+                                  {"step": "linear-min-max", "bits": 4, "granularity": "per-channel", "weight_bits": 8}])
+def test_a_step_of_no_known_technique_or_of_other_bits_than_its_fields_is_found(step: dict[str, Any], runs: Path) -> None:
     edit_report(entry(runs), lambda raw: raw["build"].update(steps=[step]))
     assert cases(problems(entry(runs))) == {("withheld", "build.steps[0]")}
 

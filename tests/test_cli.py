@@ -205,8 +205,8 @@ def test_doctor_says_for_everything_missing_what_would_change_it(capsys: pytest.
 def test_what_is_listed_can_be_shown(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = answer(capsys, kind, "list")
     assert code == 0
-    # Profiles have more to say: their columns have a head.
-    lines = out.splitlines()[1:] if kind == "hardware" else out.splitlines()
+    # Profiles and recipes have more to say: their columns have a head, and recipes an explanation below them.
+    lines = out.split("\n\n")[0].splitlines()[1 if kind in {"hardware", "recipes"} else 0:]
     names = [line.split()[0] for line in lines]
     assert set(names) == {path.stem for path in data_folder(kind).glob("*.yaml")}
     for name in names:

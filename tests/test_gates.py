@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jouleboard import gate_facts, gate_steady, gates, recipes, store, traces
+from jouleboard import gate_facts, gate_session, gate_steady, gates, recipes, store, traces
 from jouleboard.declared import Band, Cell, Figure
-from jouleboard.gate_session import _BITS
 from jouleboard.records import Report
 from jouleboard.traces import Sample
 from jouleboard.windows import Gate, Idle, Probe, Trial
@@ -255,6 +254,7 @@ FAILING: list[tuple[str, str, str, Change]] = [
      variant("torchao-int8-weight-only", INT8 | {"weight_bytes": 375_000_000})),
     ("realised", "variant", "fake-quantisation", variant("torchao-int4-weight-only", INT8)),
     ("realised", "variant", "zero-masked", variant("drop-layers", {"nonzero_share": 0.5})),
+    ("realised", "variant", "fake-quantisation", variant("linear-min-max", {}, weight_bits=3)),
     ("realised", "variant", "claim-not-met",
      variant("torchao-int8-weight-only", INT8 | {"quantised_tensors": 209}, claimed_quantised_tensors=210)),
     ("realised", "variant", "claim-not-met", variant("drop-layers", {"layers": 30}, claimed_layers=24)),
@@ -771,15 +771,25 @@ def test_a_failed_variant_without_trials_has_no_gate_of_a_session() -> None:
     assert {one.name for one in gates.evaluate(failed, ())} == {"realised"}
 
 
-def test_every_technique_says_its_bits_in_its_name() -> None:
-    """Gates know a recipe by what the report says of it, so the name is what they go by."""
+def test_every_technique_says_its_bits_in_its_name_or_lets_them_be_declared() -> None:
+    """Gates know a recipe by what the report says of it: older reports give the name only."""
     parameters: dict[str, dict[str, Any]] = {
-        "torchao-int4-weight-only": {"group_size": 32}, "bitsandbytes-nf4": {"cpu_kernel": "fused"}}
+        "torchao-int4-weight-only": {"group_size": 32}, "torchao-int4-tile-packed": {"group_size": 32},
+        "torchao-int4-unpacked": {"group_size": 32}, "bitsandbytes-nf4": {"cpu_kernel": "fused"}, "bitsandbytes-int8": {},
+        "torch-dynamic-int8": {"granularity": "per-tensor"}}
     for name, technique in recipes.TECHNIQUES.items():
+        if "bits" in technique.__struct_fields__:
+            assert gate_session.step_bits({"step": name}) is None, name
+            continue
         if technique.__struct_fields__ and name not in parameters:
             continue
-        match = _BITS.search(name)
-        assert (None if match is None else int(match[1])) == technique(**parameters.get(name, {})).weight_bits, name
+        assert gate_session.step_bits({"step": name}) == technique(**parameters.get(name, {})).weight_bits, name
+
+
+def test_what_a_step_says_of_its_bits_goes_before_its_name() -> None:
+    assert gate_session.step_bits({"step": "nonlinear", "weight_bits": 3}) == 3
+    assert gate_session.step_bits({"step": "torchao-int8-weight-only", "weight_bits": 8}) == 8
+    assert gate_session.step_bits({"step": "nonlinear", "weight_bits": True}) is None
 
 
 def test_every_code_is_explained_and_every_limit_is_that_of_the_table() -> None:

@@ -378,3 +378,25 @@ def test_choices_can_be_asked_through_the_template_too(lm, tmp_path):
     plain, chat = evaluate(lm, PIQA, GOALS, tmp_path), evaluate(lm, PIQA, GOALS, tmp_path, chat=True)
     assert chat.items[0].prompt_tokens > plain.items[0].prompt_tokens
     assert chat.items[0].choice_chars == plain.items[0].choice_chars
+
+
+def test_documents_are_processed_when_a_task_is_loaded_and_not_again(lm, tmp_path, monkeypatch):
+    import datasets
+
+    from jouleboard import harness
+
+    task = declared("hellaswag", "hellaswag", "validation", kind="choice", metrics=("acc",), primary_metric="acc", max_output_tokens=None)
+    docs = [{"activity_label": f"Task {number}", "ctx_a": f"It is {number}.", "ctx_b": "then", "label": str(number % 2),
+             "endings": [f"one {number}", f"two [title] {number}"]} for number in range(12)]
+    loaded = load(task, docs, tmp_path)
+
+    def again(*_args, **_words):
+        raise AssertionError("documents are processed again")
+
+    monkeypatch.setattr(datasets.Dataset, "map", again)
+    monkeypatch.setattr(datasets.Dataset, "__getitem__", again)
+    monkeypatch.setattr(datasets.Dataset, "__iter__", again)
+    outcome = harness.evaluate(lm, loaded, [1, 4, 11])
+    assert [item.item for item in outcome.items] == [1, 4, 11]
+    assert [item.gold for item in outcome.items] == [1, 0, 1]
+    assert loaded.lm_eval_task.doc_to_choice(loaded.lm_eval_task.eval_docs[4]) == ["one 4", "two. 4"]

@@ -125,6 +125,24 @@ def test_weights_tokenizer_and_configuration_are_fetched_and_nothing_else(place:
     assert hub.asked("/api/") == hub.asked(f"/api/models/{REPO}/tree/{commit}"), "nothing else is told or asked"
 
 
+def test_of_a_checkpoint_in_gguf_the_one_file_is_fetched(place: Place, hub: HubServer) -> None:
+    commit = hub.add("model", REPO, {**WANTED, "tiny.Q4_0.gguf": b"GGUF" * 100, "tiny.Q8_0.gguf": b"GGUF" * 200})
+    answer = place.ask("checkpoint", REPO, commit, "tiny.Q4_0.gguf")
+    assert answer.came == {"name": "tiny.Q4_0.gguf", "sha256": hashlib.sha256(b"GGUF" * 100).hexdigest()}, answer.text
+    assert hub.asked("tiny.Q4_0.gguf")
+    assert not any(hub.asked(name) for name in (*WANTED, "tiny.Q8_0.gguf"))
+    hub.stop()
+    assert place.ask("checkpoint", REPO, commit, "tiny.Q4_0.gguf").came == answer.came
+    missing = place.ask("checkpoint", REPO, commit, "tiny.Q2_K.gguf")
+    assert missing.error == "SourceError"
+    assert "recipe r needs tiny.Q2_K.gguf" in missing.problem
+    assert "has no file of that name" in missing.problem
+
+
+def test_a_checkpoint_of_no_single_file_is_a_folder_as_a_model_is(place: Place, commit: str) -> None:
+    assert place.ask("checkpoint", REPO, commit, "").came == {"name": commit, "sha256": None}
+
+
 def test_what_was_fetched_once_needs_no_hub_and_says_so(place: Place, hub: HubServer, commit: str) -> None:
     assert whole(place.model(commit))
     hub.stop()

@@ -759,6 +759,26 @@ def test_a_busy_process_and_its_children_are_counted(children: int) -> None:
     assert burnt(children) == pytest.approx(expected, rel=0.2)
 
 
+def test_children_that_have_ended_are_counted_with_those_that_they_had() -> None:
+    compiles = ("import subprocess, sys; code = 'import time\\nend = time.process_time() + 0.3\\nwhile time.process_time() < end: pass'\n"
+                "print(1, flush=True); input()\n"
+                "subprocess.run([sys.executable, '-c', code + '\\nimport subprocess, sys; subprocess.run([sys.executable, \"-c\", ' "
+                "+ repr(code) + '])'])\nprint(2, flush=True); input()")
+    with subprocess.Popen([sys.executable, "-c", compiles], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        clock = ProcessClock(process.pid)
+        before = clock.cpu_s()
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        after = clock.cpu_s()
+        process.stdin.write("end\n")
+    # Starting two interpreters is added.
+    assert 0.6 < after - before < 1.5
+
+
 def test_a_sleeping_process_uses_next_to_nothing() -> None:
     with subprocess.Popen([sys.executable, "-c", "print(1, flush=True); input()"], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE) as process:
@@ -773,8 +793,10 @@ def test_a_sleeping_process_uses_next_to_nothing() -> None:
 
 def test_without_the_kernels_clock_the_times_of_psutil_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "ON_LINUX", False)
-    clock = ProcessClock(__import__("os").getpid())
-    assert clock.cpu_s() == pytest.approx(time.process_time(), abs=0.5)
+    clock = ProcessClock(os.getpid())
+    ended = os.times()
+    own_s = time.process_time() + ended.children_user + ended.children_system
+    assert clock.cpu_s() == pytest.approx(own_s, abs=0.5)
 
 
 # --- the boot ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from jouleboard import paths
 
-KINDS = {"models": "suite/models", "recipes": "suite/recipes", "plans": "suite/plans", "tasks": "tasks",
+KINDS = {"corpora": "suite/corpora", "models": "suite/models", "recipes": "suite/recipes", "plans": "suite/plans", "tasks": "tasks",
          "hardware": "hardware", "site": "site"}
 
 

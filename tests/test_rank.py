@@ -71,6 +71,21 @@ def order(board: Board) -> list[str]:
     return [row.report.recipe for row in board.ranked]
 
 
+def test_a_batch_size_of_the_recipe_stands_beside_the_base_and_one_of_the_plan_does_not(family: list[Entry]) -> None:
+    base, variant = family[0], family[-1]
+    batch = base.report.engine.batch_size
+
+    def at(planned: int | None) -> Entry:
+        engine = msgspec.structs.replace(variant.report.engine, batch_size=batch + 1, planned_batch_size=planned)
+        return changed(variant, engine=engine)
+
+    assert order(one([base, at(batch)])) == order(one([base, variant]))
+    assert rows(one([base, at(batch)]))[variant.report.recipe].cost_ratio is not None
+    apart = rank.boards([base, at(None)])
+    assert len(apart) == 2
+    assert rows(apart[0]).keys() != rows(apart[1]).keys()
+
+
 # --- order ------------------------------------------------------------------------------------------------------------
 
 

@@ -467,3 +467,24 @@ def test_chains_without_a_prefix_need_no_mask(tokenizer):
     (batch,) = prefixes.plan(asks, batch_size=8, max_length=99).batches
     prepared = packed.prepare(replay_rows(batch, asks), 0, device=torch.device("cpu"), dtype=torch.float32)
     assert prepared.mask is prepared.positions is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows_", [1, packed.SOFTMAX_ROWS["cpu"], 2 * packed.SOFTMAX_ROWS["cpu"] + 3])
+def test_scores_are_the_log_softmax_of_each_row_in_float32(dtype, rows_):
+    torch.manual_seed(rows_)
+    logits = (torch.randn(rows_, VOCABULARY) * 4 - 60).to(dtype)
+    # Of two that are equally likely the first is the most likely one.
+    logits[-1, 7] = logits[-1, 5] = 9.0
+    before, draw = logits.clone(), random.Random(rows_)
+    # Some rows are asked for several tokens, some for none.
+    wanted = sorted({(row, draw.randrange(VOCABULARY)) for row in range(rows_) for _ in range(row % 3)} | {(rows_ - 1, 0)})
+    values, most_likely = packed.score(logits, wanted, torch.float32)
+    expected_ = torch.log_softmax(before, dim=-1, dtype=torch.float32)
+    assert values == [float(expected_[row, token]) for row, token in wanted]
+    assert most_likely.tolist() == expected_.argmax(dim=-1).tolist()
+    assert most_likely[-1] == 5
+    assert torch.equal(logits, before)
+    nothing, same = packed.score(logits, [], torch.float32)
+    assert nothing == []
+    assert torch.equal(same, most_likely)

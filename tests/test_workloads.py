@@ -12,7 +12,6 @@ import torch
 
 from jouleboard import hostmemory, workloads
 from jouleboard.engines import caches, canary, memory
-from jouleboard.errors import UnitError
 
 CPU = torch.device("cpu")
 CANARY_1 = "96b565c4a92fd3d48ddf14d8502cd4bd3257bc672f3861997a8147024e7974ef"
@@ -213,7 +212,7 @@ def test_decoding_without_cutting_the_cache_back_would_give_other_tokens(model, 
     assert not torch.equal(torch.cat(pieces_of(decode.loop()), dim=1), whole)
 
 
-def test_a_cache_with_a_sliding_window_that_was_passed_is_refused_in_words():
+def test_decode_loops_behind_a_prompt_that_is_longer_than_the_models_own_window_are_alike():
     from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
@@ -221,10 +220,11 @@ def test_a_cache_with_a_sliding_window_that_was_passed_is_refused_in_words():
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=100, sliding_window=8,
     )).eval()
-    decode = workloads.Decode(model, workloads.probe_ids(model, 2, 20), 4)
-    pieces_of(decode.loop())
-    with pytest.raises(UnitError, match="cannot be cut back to the prompt"):
-        pieces_of(decode.loop())
+    prompts = workloads.probe_ids(model, 2, 20)
+    decode = workloads.Decode(model, prompts, 4)
+    expected = torch.cat(pieces_of(workloads.serve(model, prompts, 5)), dim=1)[:, 1:]
+    for _ in range(2):
+        assert torch.equal(torch.cat(pieces_of(decode.loop()), dim=1), expected)
 
 
 def test_warm_up_of_no_time_does_nothing_unless_a_whole_loop_is_asked_for():

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from jouleboard import plan, protocol, store
+from jouleboard import bills, plan, protocol, store
 from jouleboard.declared import Model
 from jouleboard.plan import Family
 from jouleboard.recipes import Recipe
@@ -97,13 +97,14 @@ def _unbuilt(family: Family, recipe: Recipe) -> Engine:
     """Name the engine of a variant that never came to be."""
     name = "transformers" if family.plan.engine == "reference" else family.plan.engine
     return Engine(name=name, version=plan.versions().get("transformers", "not installed"), device="none",
-                  threads=family.plan.threads, batch_size=family.plan.batch_size, dtype=recipe.dtype,
-                  softmax_dtype="float32", attention="none")
+                  threads=family.plan.threads, batch_size=recipe.batch_size or family.plan.batch_size, dtype=recipe.dtype,
+                  softmax_dtype="float32", attention="none",
+                  planned_batch_size=family.plan.batch_size if recipe.batch_size else None)
 
 
 def _build(state: Progressed) -> Build | None:
     if state.built is None or state.build_window is None:
         return None
-    window = state.build_window
-    return Build(duration_s=window.duration_s, cpu_s=window.cpu_s, energy=window.energy, steps=state.built.steps,
+    whole = bills.whole(state.build_window, state.built.steps)
+    return Build(duration_s=whole.duration_s, cpu_s=whole.cpu_s, energy=whole.energy, steps=state.built.steps,
                  calibration="tasks/data/calibration.txt" if state.built.steps else None)

@@ -7,13 +7,16 @@ from functools import partial
 
 import msgspec
 
-from jouleboard import protocol, recipes, residency, silence
+from jouleboard import bills, densesteps, protocol, recipes, residency, silence
 from jouleboard.errors import HardwareError, JouleboardError, RecipeError, UnitError
 from jouleboard.paths import data_folder
-from jouleboard.plan import CALIBRATION, ranks, torch_device
+from jouleboard.plan import CALIBRATION, REPLAY, Family, ranks, torch_device, wanted_probes
 from jouleboard.recipes import Recipe
 from jouleboard.session import Session
 from jouleboard.units import Worker
+
+WRITTEN_TOKENS = 64
+"""Length of a prompt and an answer in text, where only their being there counts: compiled graphs hold for every length."""
 
 
 def build_all(session: Session, chosen: Sequence[Recipe]) -> None:
@@ -80,6 +83,23 @@ def start_canary(session: Session) -> None:
                                                  ranks=ranks(session.family.hardware))
 
 
+def works(family: Family, recipe: Recipe) -> tuple[protocol.Work, ...]:
+    """Return what a variant will be asked to decode and prefill, each once: serving cells, probes, and answers in text."""
+    batch_size = recipe.batch_size or family.plan.batch_size
+    cells = [(cell.batch or 1, family.workloads[cell.workload]) for cell in family.plan.energy.cells if cell.workload != REPLAY]
+    written = [WRITTEN_TOKENS] if any(row.task.kind in {"generation", "dialogue"} for row in family.tasks) else []
+    found = [
+        *(protocol.Work(batch=batch, prompt_tokens=workload.prompt_tokens, output_tokens=workload.output_tokens, of_text=True)
+          for batch, workload in cells),
+        *(protocol.Work(batch=probe.batch, prompt_tokens=probe.prompt_tokens, output_tokens=probe.output_tokens)
+          for probe in wanted_probes(family.plan)),
+        # The last row of a batch is decoded alone.
+        *(protocol.Work(batch=batch, prompt_tokens=tokens, output_tokens=tokens)
+          for tokens in written for batch in sorted({1, batch_size})),
+    ]
+    return tuple(dict.fromkeys(found))
+
+
 def device(session: Session) -> str | None:
     """Return the digest that the metered device gives of itself; None where there is none."""
     state = session.meter.state()
@@ -92,15 +112,21 @@ def _build(session: Session, recipe: Recipe, worker: Worker) -> None:
     if why is not None:
         raise RecipeError(why, file=f"recipes/{recipe.id}.yaml", field="steps", remedy="leave the recipe out on this machine, or bring what it needs: "
                           "`jouleboard recipes list` says what that is")
+    begun = densesteps.begin(session, recipe)
     residency.require_fit(session, recipe)
+    rest = msgspec.structs.replace(recipe, steps=recipe.steps[len(begun.steps):])
     request = protocol.Build(
-        model=family.model, folder=str(session.dense.folder), recipe=msgspec.to_builtins(recipe),
+        model=family.model, folder=str(begun.folder), recipe=msgspec.to_builtins(rest), prepared=begun.steps, claims=begun.claims,
+        checkpoint=session.checkpoint(recipe),
         calibration=str(data_folder("tasks") / CALIBRATION), threads=family.plan.threads,
-        batch_size=family.plan.batch_size, device=torch_device(family.hardware), engine=family.plan.engine,
+        batch_size=recipe.batch_size or family.plan.batch_size, device=torch_device(family.hardware), engine=family.plan.engine,
+        planned_batch_size=family.plan.batch_size if recipe.batch_size else None, work=works(family, recipe),
     )
     measured = worker.measure(request, protocol.Built, meter=session.meter, name="build",
-                              quiet_s=silence.weights_s(session.dense.folder))
-    built, window = measured.reply, measured.there()
+                              quiet_s=silence.weights_s(begun.folder) + silence.compile_s(recipe))
+    window = measured.there()
+    steps = tuple(bills.with_energy(step, window, measured.samples, family.hardware) for step in measured.reply.steps)
+    built = msgspec.structs.replace(measured.reply, steps=steps)
     metered = device(session)
     if built.device is not None and metered is not None and built.device != metered:
         raise HardwareError("the variant computes on another device than the one that is measured", field=recipe.id,
@@ -115,9 +141,7 @@ def _build(session: Session, recipe: Recipe, worker: Worker) -> None:
     # What it took on the device; on a CPU the machine's own account is asked instead.
     session.resident_bytes[recipe.id] = worker.ask(protocol.Memory(begin_anew=False), protocol.MemoryRead).peak_memory_bytes
     state.built = built
-    # Its trace is not kept, so nobody could recompute an integral of it.
-    state.build_window = msgspec.structs.replace(
-        window, energy=msgspec.structs.replace(window.energy, integral_j=None))
+    state.build_window = bills.without_trace(window)
     state.weights_sha256 = session.dense.weights_sha256
     session.display.say(f"  {recipe.id}: {built.realised.weight_bytes / 1e6:.0f} MB, "
                         f"{', '.join(built.realised.claims) or 'dense'}")

@@ -28,6 +28,7 @@ from jouleboard import (
     bundlewheels,
     catalogue,
     commands,
+    corpora,
     environment,
     models,
     paths,
@@ -150,6 +151,7 @@ def _manifest(out: Path) -> Manifest | None:
 def _gather(inputs: Inputs, wanted: Wanted | None, options: BundleOptions, work: Path, display: Display) -> Gathered:
     with display.phase("items", ", ".join(task.id for task in inputs.tasks)):
         prepared = {task.id: tasks.prepare(task, say=lambda line: display.say(f"  {line}")) for task in inputs.tasks}
+    texts = {corpus.id: corpora.prepare(corpus, say=lambda line: display.say(f"  {line}")) for corpus in inputs.corpora}
     with display.phase("weights", ", ".join(model.id for model in inputs.models)):
         dense = {model.id: _dense(model, inputs.plan.threads, work, display) for model in inputs.models}
     wheels, key = _wheels(wanted, options.out, work, display)
@@ -158,6 +160,8 @@ def _gather(inputs: Inputs, wanted: Wanted | None, options: BundleOptions, work:
                                         in_parts=options.part_bytes is not None)]
     for task in inputs.tasks:
         contents += bundlecontents.items(task, prepared[task.id])
+    for corpus in inputs.corpora:
+        contents += bundlecontents.texts(corpus, texts[corpus.id])
     for model in inputs.models:
         contents += bundlecontents.weights(model, dense[model.id])
     if wheels is not None:
@@ -180,6 +184,7 @@ def _gather(inputs: Inputs, wanted: Wanted | None, options: BundleOptions, work:
                                   "weights_sha256": dense[model.id].weights_sha256} for model in inputs.models},
             "tasks": {task.id: {"source": bundlecontents.public_source(task), "documents": prepared[task.id].documents,
                                 "data_sha256": prepared[task.id].data_sha256} for task in inputs.tasks},
+            "corpora": {name: {"data_sha256": corpora.proof(file).data_sha256} for name, file in texts.items()},
         },
     }
     return Gathered(contents=tuple(contents), facts=facts)

@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 import yaml
 
-from jouleboard import catalogue, paths, plan, portable, recipes, store
+from jouleboard import catalogue, corpora, paths, plan, portable, recipes, store
 from jouleboard.declared import Hardware, Model, Noun, PathSource, Plan, Workload
+from jouleboard.declared_corpora import Corpus
 from jouleboard.declared_tasks import Task
 from jouleboard.models import BUNDLED as WEIGHTS
 from jouleboard.models import IDENTITY, Dense
@@ -110,6 +111,8 @@ class Inputs:
     plan: Plan
     models: tuple[Model, ...]
     recipes: tuple[recipes.Recipe, ...]
+    corpora: tuple[Corpus, ...]
+    """What steps of the recipes are trained on."""
     tasks: tuple[Task, ...]
     workloads: tuple[Workload, ...]
     hardware: tuple[Hardware, ...]
@@ -126,11 +129,13 @@ def load(chosen: Plan, hardware: str | None) -> Inputs:
         PlanError: something named does not exist.
     """
     models = tuple(catalogue.model(name) for name in chosen.models)
+    chosen_recipes = tuple(recipes.load(name) for name in dict.fromkeys((chosen.base, *chosen.recipes)))
+    texts = dict.fromkeys(step.trains_on for recipe in chosen_recipes for step in recipe.steps if step.trains_on is not None)
     profiles = [catalogue.hardware(hardware)] if hardware is not None else list(
         catalogue.load_all(paths.data_folder("hardware"), Hardware).values())
     return Inputs(
         plan=msgspec.structs.replace(chosen, models=tuple(model.id for model in models)), models=models,
-        recipes=tuple(recipes.load(name) for name in dict.fromkeys((chosen.base, *chosen.recipes))),
+        recipes=chosen_recipes, corpora=tuple(corpora.load(name) for name in texts),
         tasks=tuple(catalogue.task(row.task) for row in chosen.tasks),
         workloads=tuple(catalogue.workload(name) for name in sorted({cell.workload for cell in chosen.energy.cells} - {plan.REPLAY})),
         hardware=tuple(profiles))
@@ -139,8 +144,8 @@ def load(chosen: Plan, hardware: str | None) -> Inputs:
 def declarations(inputs: Inputs) -> Iterator[Content]:
     """Yield the YAML files of everything that a plan names, and the files that these name."""
     yield _declaration("plans", inputs.plan.id, inputs.plan)
-    groups: dict[str, Iterable[Model | Task | recipes.Recipe | Workload | Hardware]] = {
-        "models": map(_without_path, inputs.models), "recipes": inputs.recipes, "tasks": map(_without_path, inputs.tasks),
+    groups: dict[str, Iterable[Model | Task | recipes.Recipe | Corpus | Workload | Hardware]] = {
+        "models": map(_without_path, inputs.models), "recipes": inputs.recipes, "corpora": inputs.corpora, "tasks": map(_without_path, inputs.tasks),
         "workloads": inputs.workloads, "hardware": inputs.hardware}
     for kind, nouns in groups.items():
         for noun in nouns:
@@ -195,6 +200,12 @@ def items(task: Task, prepared: Prepared) -> Iterator[Content]:
     yield content(f"{ITEMS}/{task.id}.jsonl", prepared.path)
     note = BundledNote(source=public_source(task), unparsed=prepared.unparsed, data_sha256=prepared.data_sha256)
     yield content(f"{ITEMS}/{task.id}.json", store.canonical(note))
+
+
+def texts(corpus: Corpus, file: Path) -> Iterator[Content]:
+    """Yield a prepared corpus, and the proof of what was removed from it."""
+    yield content(f"{corpora.BUNDLED}/{corpus.id}.jsonl", file)
+    yield content(f"{corpora.BUNDLED}/{corpus.id}.json", file.with_suffix(".json"))
 
 
 def starter(inputs: Inputs, *, python: str | None, in_parts: bool) -> Iterator[Content]:

@@ -49,7 +49,7 @@ def load(kind: str, ident: str, noun: type[N]) -> N:
     """Read the data file of one id.
 
     Args:
-        kind: `models`, `tasks`, `hardware`, `plans` or `recipes`.
+        kind: `corpora`, `models`, `tasks`, `hardware`, `plans` or `recipes`.
         ident: the id, which is the file's name without `.yaml`.
         noun: the class to read it into.
 

@@ -17,6 +17,7 @@ from jouleboard.check_grid import check_engine, check_grid
 from jouleboard.check_items import check_items
 from jouleboard.check_trials import check_trials
 from jouleboard.declared import Hardware, Model, Noun, Plan, Workload
+from jouleboard.declared_corpora import Corpus
 from jouleboard.declared_tasks import Task, TaskGroup
 from jouleboard.errors import DataFileError
 from jouleboard.problems import RULES, Make, Problem
@@ -26,7 +27,7 @@ from jouleboard.records import Item, Report
 
 KINDS: dict[str, type[Noun]] = {
     "models": Model, "recipes": Recipe, "tasks": Task, "hardware": Hardware, "plans": Plan,
-    "workloads": Workload,
+    "workloads": Workload, "corpora": Corpus,
 }
 PUBLISHED = "reports"
 """The folder that entries are published from."""
@@ -68,6 +69,8 @@ def check_all(reports: Path) -> Findings:
                 found = catalogue.read_yaml(path, noun)
                 if isinstance(found, Task):
                     definitions.require(found)
+                if isinstance(found, Recipe):
+                    _require_corpora(found, path)
             except DataFileError as error:
                 findings.problems.append(_from_error(error, path))
     _check_groups(findings)
@@ -87,6 +90,14 @@ def _check_groups(findings: Findings) -> None:
                     raise DataFileError(f"there is no task {name!r}", file=path, field="tasks", remedy="jouleboard tasks list names them")
         except DataFileError as error:
             findings.problems.append(_from_error(error, path))
+
+
+def _require_corpora(recipe: Recipe, path: Path) -> None:
+    """Make sure that what a recipe's steps are trained on is declared."""
+    for index, step in enumerate(recipe.steps):
+        if step.trains_on is not None and not (paths.data_folder("corpora") / f"{step.trains_on}.yaml").is_file():
+            raise DataFileError(f"there is no corpus {step.trains_on!r}", file=path, field=f"steps[{index}].corpus",
+                                remedy="declare it in suite/corpora, or name one that is there")
 
 
 def check_paths(where: Sequence[Path]) -> Findings:

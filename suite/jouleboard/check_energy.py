@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
+
+import msgspec
 
 from jouleboard import gate_facts
 from jouleboard.meters.model import estimate_j
 from jouleboard.problems import Make, Problem, close
-from jouleboard.records import Report
+from jouleboard.records import Build, Report, StepBill
 from jouleboard.windows import Energy
 
 LEAST_J = 1e-9
@@ -35,6 +38,31 @@ def check_energy(report: Report, at: Make) -> Iterator[Problem]:
     if build is not None and build.energy is not None:
         yield from _check(report, build.energy, "build.energy", at,
                           expected_j=_expected_j(report, build.duration_s, build.cpu_s))
+        yield from _check_bills(report, build, at)
+
+
+def _check_bills(report: Report, build: Build, at: Make) -> Iterator[Problem]:
+    """Check the bill of every step, and that they are not more than the whole build's."""
+    found: list[dict[str, Any]] = []
+    for index, step in enumerate(build.steps):
+        bill, where = step.get("bill"), f"build.steps[{index}].bill"
+        if bill is None:
+            # Entries of earlier versions have none.
+            continue
+        try:
+            read = msgspec.convert(bill, StepBill)
+        except msgspec.ValidationError as error:
+            yield at(where, "energy", str(error), _AGAIN)
+            continue
+        found.append(bill)
+        if read.energy is not None and read.energy.estimate_j is not None:
+            expected_j = _expected_j(report, read.duration_s, read.cpu_s)
+            if expected_j is None or not close(read.energy.estimate_j, expected_j):
+                yield at(f"{where}.energy.estimate_j", "energy",
+                         f"stored {read.energy.estimate_j}, the power model gives {expected_j}", _AGAIN)
+    total_s = math.fsum(bill["duration_s"] for bill in found)
+    if total_s > build.duration_s * (1 + 1e-6) + 1e-3:
+        yield at("build.duration_s", "energy", f"{build.duration_s} s, its steps took {total_s} s", _AGAIN)
 
 
 def _expected_j(report: Report, duration_s: float, cpu_s: float | None) -> float | None:

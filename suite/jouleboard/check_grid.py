@@ -66,7 +66,7 @@ def step_bits(step: Mapping[str, Any]) -> int | None:
     """Return the bits a weight of one recorded step, None where it does not quantise.
 
     Raises:
-        ValueError: it is no step of any known technique.
+        ValueError: it is no step of any known technique, or says other bits than its fields.
     """
     name = step.get("step")
     if not isinstance(name, str) or name not in TECHNIQUES:
@@ -75,9 +75,12 @@ def step_bits(step: Mapping[str, Any]) -> int | None:
     # What is not a field of the step was found out while it was applied.
     fields = {key: value for key, value in step.items() if key in {*technique.__struct_fields__, "step"}}
     try:
-        return msgspec.convert(fields, technique).weight_bits
+        bits = msgspec.convert(fields, technique).weight_bits
     except msgspec.ValidationError as error:
         raise ValueError(f"{name}: {error}") from None
+    if step.get("weight_bits", bits) != bits:
+        raise ValueError(f"{name}: weight_bits is {step['weight_bits']}, its fields say {bits}")
+    return bits
 
 
 def _declared(report: Report) -> Model | None:

@@ -198,8 +198,10 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _catalogue(args: argparse.Namespace) -> int:
-    from jouleboard import listing  # noqa: PLC0415
+    from jouleboard import listing, recipelist  # noqa: PLC0415
 
+    if args.kind == "recipes":
+        return recipelist.show() if args.action == "list" else recipelist.show_one(args.id)
     return listing.show(args.kind) if args.action == "list" else listing.show_one(args.kind, args.id)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -11,10 +12,12 @@ import transformers
 
 from jouleboard import protocol, workloads
 from jouleboard.engines import edge, fitness, inspect
+from jouleboard.engines.billing import Billing, added
 from jouleboard.engines.edge import work
 from jouleboard.engines.edge.lm import EdgeLM
 from jouleboard.engines.parallel import Group
 from jouleboard.engines.reference import SOFTMAX_DTYPE, ReferenceLM
+from jouleboard.engines.running import Running
 from jouleboard.engines.shared import SharedPrefixLM
 from jouleboard.errors import RecipeError
 from jouleboard.records import Engine, Realised
@@ -42,10 +45,13 @@ class Works:
     decode: Callable[[Any, torch.Tensor, int], Decodes]
 
 
-WORKS: dict[str, Works] = {
-    "torch": Works(serve=workloads.serve, prefill=workloads.prefill, decode=workloads.Decode),
-    "edge": Works(serve=work.serve, prefill=work.prefill, decode=work.Decode),
-}
+EDGE_WORKS = Works(serve=work.serve, prefill=work.prefill, decode=work.Decode)
+
+
+def torch_works(running: Running) -> Works:
+    """Return the work of a model that torch computes, run in this way."""
+    return Works(serve=partial(workloads.serve, running=running), prefill=partial(workloads.prefill, running=running),
+                 decode=partial(workloads.Decode, running=running))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +69,8 @@ class Computing:
 
 
 def choose(
-    request: protocol.Build, recipe: Recipe, group: Group, *, model: Any, tokenizer: Any, steps: list[dict[str, Any]]
+    request: protocol.Build, recipe: Recipe, group: Group, *, model: Any, tokenizer: Any, steps: list[dict[str, Any]],
+    running: Running,
 ) -> Computing:
     """Read back what was built, and choose what computes it.
 
@@ -74,6 +81,7 @@ def choose(
         model: of torch, after the recipe's steps.
         tokenizer: the model's.
         steps: the steps with what they found out.
+        running: how torch runs it.
 
     Raises:
         RecipeError: a claim is not so; or another engine does not take the model.
@@ -81,10 +89,10 @@ def choose(
     devices = group.gather(request.device)
     if recipe.export is not None:
         return _handed(request, model, tokenizer, steps, devices)
-    refused = None if request.engine == "reference" else fitness.refusal(model, ranks=group.world)
+    refused = None if request.engine == "reference" else fitness.refusal(model, ranks=group.world, running=running)
     scores = ReferenceLM if refused else PLANNED[request.engine]
     return Computing(
-        model=model, realised=inspect.realised(model, steps, int(model.config.num_hidden_layers)), works=WORKS["torch"],
+        model=model, realised=inspect.realised(model, steps, int(model.config.num_hidden_layers)), works=torch_works(running),
         scores=scores, refused=refused,
         engine=Engine(name=scores.engine_name, version=transformers.__version__, dtype=recipe.dtype,
                       attention=str(getattr(model.config, "_attn_implementation", "unknown")), **_words(request, devices)))
@@ -94,13 +102,17 @@ def _handed(request: protocol.Build, model: Any, tokenizer: Any, steps: list[dic
     if len(devices) > 1:
         raise RecipeError(f"{steps[-1]['step']} computes on one device, and the profile has {len(devices)}", field="steps",
                           remedy="run this recipe with a profile of one device")
-    taken, realised = edge.take(model.float(), tokenizer, steps, request.threads)
+    with Billing(torch.device("cpu")) as billing:
+        taken, realised = edge.take(model.float(), tokenizer, steps, request.threads)
+    # The step itself only says which engine: exporting and loading is what it takes.
+    steps[-1]["bill"] = added(steps[-1]["bill"], billing.bill(tokens=0))
     return Computing(
-        model=taken, realised=realised, works=WORKS["edge"], scores=EdgeLM,
+        model=taken, realised=realised, works=EDGE_WORKS, scores=EdgeLM,
         refused=None if request.engine == "reference" else fitness.refusal(taken),
         engine=Engine(name=taken.runs.name, version=taken.runs.version, dtype="float32", attention=taken.runs.attention,
                       beside=(PLANNED[request.engine].engine_name, transformers.__version__), **_words(request, devices)))
 
 
 def _words(request: protocol.Build, devices: Sequence[str]) -> dict[str, Any]:
-    return {"device": ",".join(devices), "threads": request.threads, "batch_size": request.batch_size, "softmax_dtype": SOFTMAX_DTYPE}
+    return {"device": ",".join(devices), "threads": request.threads, "batch_size": request.batch_size,
+            "planned_batch_size": request.planned_batch_size, "softmax_dtype": SOFTMAX_DTYPE}

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, PackageSource, PathSource
+from jouleboard.declared_corpora import Corpus
 from jouleboard.declared_tasks import Kind, Metric, Task
-from jouleboard.parsers import PARSERS
+from jouleboard.parsers import PARSERS, PROSE
 from jouleboard.procedural import GENERATORS
 
 METRICS: dict[Kind, frozenset[Metric]] = {
@@ -40,6 +41,11 @@ def of(noun: object) -> Iterator[Wrong]:
     if isinstance(noun, Task):
         yield from _task(noun)
         yield from _data(noun)
+    if isinstance(noun, Corpus):
+        for index, part in enumerate(noun.parts):
+            if part.parser not in PROSE:
+                yield Wrong(field=f"parts[{index}].parser", problem=f"there is no parser {part.parser!r} of running text",
+                            remedy=f"one of: {', '.join(PROSE)}")
     if isinstance(noun, Model) and (prior := noun.prior_quantisation) is not None:
         digits = re.search(r"[0-9]+", prior.scheme)
         if digits is None or int(digits[0]) != prior.bits:

@@ -51,7 +51,8 @@ class HubSource(Noun, tag="hub", tag_field="kind", frozen=True, kw_only=True):
     subset: str | None = None
     """Of a data set: as its card or its folders name it; None: the default."""
     file: Relative | None = None
-    """Of a data set: the one file that holds the items, for the task's parser; None: those of the split, with lm-eval's own fields."""
+    """Of a data set: the one file that holds the items, for the task's parser; None: those of the split, with lm-eval's own fields.
+    Of a checkpoint in GGUF: the file."""
 
 
 class PackageSource(Noun, tag="package", tag_field="kind", frozen=True, kw_only=True):

@@ -247,14 +247,22 @@ def _realised(report: Report) -> Gate:
         return absent("realised", VARIANT, "no-claim")
     dense_bits = 32 if report.engine.dtype == "float32" else FLOAT_BITS
     stored_bits = 8 * found.weight_bytes / found.parameters
-    # A step that hands the model to another engine says in a field how that stores the weights.
-    names = [name for step in steps for field in ("step", "weights") if isinstance(name := step.get(field), str)]
-    bits = min((int(match[1]) for name in names if (match := _BITS.search(name))), default=dense_bits)
+    bits = min((found_bits for step in steps if (found_bits := step_bits(step)) is not None), default=dense_bits)
     problem = _unmet(steps, found) or _fake(found, bits, stored_bits, dense_bits) or _masked(found)
     if problem is not None:
         return gate("realised", VARIANT, "fail", problem[0], problem[1], value=stored_bits, limit=dense_bits)
     return passed("realised", VARIANT, f"{stored_bits:.4g} bits a weight in {', '.join(sorted(found.dtypes))}; "
                   f"{100 * found.nonzero_share:.4g} % of them not zero", value=stored_bits, limit=dense_bits)
+
+
+def step_bits(step: Mapping[str, object]) -> int | None:
+    """Return the bits a weight of a recorded step; entries of earlier versions say them in the step's name only."""
+    said = step.get("weight_bits")
+    if type(said) is int:
+        return said
+    # A step that hands the model to another engine says in a field how that stores the weights.
+    found = [int(match[1]) for field in ("step", "weights") if (match := _BITS.search(str(step.get(field))))]
+    return min(found, default=None)
 
 
 def _unmet(steps: Sequence[Mapping[str, object]], found: Realised) -> tuple[str, str] | None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import lm_eval
 import torch
 
-from jouleboard import harness_dialogues, harness_items, replays, scores, store, textscores
+from jouleboard import harness_dialogues, harness_items, harness_templates, replays, scores, store, textscores
 from jouleboard.declared_tasks import Metric, Task
 from jouleboard.engines import generation, templates
 from jouleboard.engines.parallel import Keeps
@@ -77,6 +77,7 @@ def strata(loaded: Loaded) -> Sequence[int] | None:
     return harness_dialogues.scenarios(loaded) if loaded.task.kind == "dialogue" else loaded.golds
 
 
+@harness_templates.compiled_once()
 def evaluate(
     lm: ReferenceLM, loaded: Loaded, indices: list[int] | None, journal: Keeps | None = None, *, chat: bool = False
 ) -> Outcome:
@@ -101,7 +102,7 @@ def evaluate(
     with torch.inference_mode():
         result = lm_eval.evaluate(
             lm, task_dict={"tasks": {name: loaded.lm_eval_task}, "groups": {}, "group_map": {}},
-            samples=None if indices is None else {name: indices}, bootstrap_iters=0, log_samples=True,
+            samples=None if indices is None else {name: _Chosen(indices)}, bootstrap_iters=0, log_samples=True,
             apply_chat_template=chat, fewshot_as_multiturn=chat, confirm_run_unsafe_code=task.code,
         )
     if result is None:
@@ -111,6 +112,17 @@ def evaluate(
     items = _items(rows, loaded, tally, lm)
     _agree(items, task, result["results"][name], chosen)
     return _outcome(lm, tally, loaded, items, chat=chat, inputs=inputs_sha256(rows), first=rows[0]["arguments"][0])
+
+
+class _Chosen(list[int]):
+    """Indices of a sample. Of every document of the task lm-eval asks whether it is among them."""
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        super().__init__(indices)
+        self._members = frozenset(indices)
+
+    def __contains__(self, index: object) -> bool:
+        return index in self._members
 
 
 def _dialogues(lm: ReferenceLM, loaded: Loaded, indices: list[int] | None, *, chat: bool) -> Outcome:

@@ -20,7 +20,17 @@ import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
-from jouleboard import code_eval, definitions, fewshot, harness_items, paths, rendering, scores, textscores
+from jouleboard import (
+    code_eval,
+    definitions,
+    fewshot,
+    harness_items,
+    harness_templates,
+    paths,
+    rendering,
+    scores,
+    textscores,
+)
 from jouleboard.code_eval import CodeEval
 from jouleboard.declared_tasks import Task
 from jouleboard.errors import DataFileError
@@ -42,12 +52,15 @@ class Loaded:
     """Right choice of every document, the first of several; None where there are no choices."""
     correct: list[tuple[int, ...]] | None
     """Right choices of every document where several are right."""
+    widths: list[int] | None
+    """Number of choices of every document; None where there are no choices."""
     chance: Chance
     version: str
     programs: CodeEval | None
     """What runs the model's programs; None where answers are no programs."""
 
 
+@harness_templates.compiled_once()
 def load(task: Task, documents: Path, *, seed: int = 0) -> Loaded:
     """Build lm-eval's task object over documents that are already on this machine.
 
@@ -61,23 +74,26 @@ def load(task: Task, documents: Path, *, seed: int = 0) -> Loaded:
     """
     rows = [msgspec.json.decode(line) for line in documents.read_bytes().splitlines()]
     built, programs = _build(task, rows, seed)
-    docs = list(built.eval_docs)
+    docs = list(built.task_docs)
+    # By itself lm-eval reads and processes all documents anew each time that it asks for them.
+    built.test_docs = lambda: docs
     if task.lm_eval.version is not None and task.lm_eval.version != str(built.VERSION):
         raise _wrong(task, "lm_eval.version", f"{task.lm_eval.version} is declared, lm-eval {lm_eval.__version__} has {built.VERSION}",
                      "declare the version that is installed, as another task, or install the lm-eval that has the declared one")
     if task.cluster is not None and any(task.cluster not in doc for doc in docs):
         raise _wrong(task, "cluster", f"a document has no field {task.cluster!r}", f"one of: {', '.join(sorted(docs[0]))}")
     _require_recomputable(task)
-    golds, correct, chance = None, None, None
+    golds, correct, widths, chance = None, None, None, None
     if task.kind == "choice":
-        correct = _correct(task, built, docs)
+        choices = [built.doc_to_choice(doc) for doc in docs]
+        correct = _correct(task, built, docs, choices)
         golds = [right[0] for right in correct]
-        widths = [len(built.doc_to_choice(doc)) for doc in docs]
+        widths = list(map(len, choices))
         chance = _choice_chance(task, correct, widths)
         correct = correct if "mc2" in task.metrics or any(len(right) > 1 for right in correct) else None
     elif task.kind == "perplexity":
         chance = scores.byte_entropy([str(built.doc_to_target(doc)) for doc in docs])
-    return Loaded(task=task, lm_eval_task=built, golds=golds, correct=correct, version=str(built.VERSION),
+    return Loaded(task=task, lm_eval_task=built, golds=golds, correct=correct, widths=widths, version=str(built.VERSION),
                   chance=_declared_chance(task, chance), programs=programs)
 
 
@@ -99,16 +115,17 @@ def _require_recomputable(task: Task) -> None:
         raise _wrong(task, "primary_metric", "likelihood_diff has no chance level", "make pct_stereotype the primary metric")
 
 
-def _correct(task: Task, built: Any, docs: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
-    """Return the right choices of every document."""
+def _correct(
+    task: Task, built: Any, docs: Sequence[dict[str, Any]], choices: Sequence[Sequence[str]]
+) -> list[tuple[int, ...]]:
+    """Return the right choices of every document, of those that it has."""
     found = []
-    for doc in docs:
-        choices = built.doc_to_choice(doc)
+    for doc, offered in zip(docs, choices, strict=True):
         try:
-            right = _right(task, built, doc, choices)
+            right = _right(task, built, doc, offered)
         except (ValueError, KeyError, TypeError):
             right = ()
-        if not right or any(not 0 <= place < len(choices) for place in right):
+        if not right or any(not 0 <= place < len(offered) for place in right):
             raise _wrong(task, "source", "a document's answer is none of its choices", "mend the data or the parser")
         found.append(right)
     return found

@@ -203,6 +203,26 @@ def _fetch_one(repository: Repository, file: Listed, say: Say) -> None:
     raise hubfaults.wrong_bytes(asked, wrong)
 
 
+def one_file(repository: Repository, path: str, say: Say) -> Path:
+    """Return one file of a commit, as it lies in the hub's cache.
+
+    Args:
+        repository: which one, at which commit.
+        path: of the file inside it.
+        say: told what is fetched.
+
+    Raises:
+        SourceError: the hub does not give it, or there is no such file.
+        StorageError: the disk is full.
+    """
+    held = listing(repository, say)
+    found = [one for one in held.files if one.path == path]
+    if not found:
+        raise hubfaults.error(wanted(repository, path), hubfaults.Reason(why="it has no file of that name", remedy=(
+            "correct `source.file`" if held.whole else "connect to the hub and run the same command again")))
+    return fetch(repository, found, say) / path
+
+
 def incomplete(repository: Repository, missing: Sequence[str]) -> SourceError:
     """Return the error of a commit, or of a hub's cache, that lacks files that another file of it names."""
     return hubfaults.error(wanted(repository, missing[0]), hubfaults.Reason(

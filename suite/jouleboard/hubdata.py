@@ -70,12 +70,7 @@ def file(source: HubSource, *, used_by: str, say: Say) -> bytes:
         StorageError: the disk is full.
     """
     repository = hub.Repository(name=source.repo, revision=source.revision, kind="dataset", used_by=used_by)
-    held = hub.listing(repository, say)
-    found = [one for one in held.files if one.path == source.file]
-    if not found:
-        raise hubfaults.error(hub.wanted(repository, source.file), hubfaults.Reason(why="it has no file of that name", remedy=(
-            "correct `source.file` in the task's file" if held.whole else "connect to the hub and run the same command again")))
-    return (hub.fetch(repository, found, say) / found[0].path).read_bytes()
+    return hub.one_file(repository, str(source.file), say).read_bytes()
 
 
 def read(path: Path, kind: str, *, used_by: str) -> list[Row]:

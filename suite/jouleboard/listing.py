@@ -9,7 +9,6 @@ from jouleboard import catalogue, hardware, paths, propose, sources
 from jouleboard.check import KINDS
 from jouleboard.declared import GeneratedSource, Hardware, HubSource, Model, PackageSource, Plan, Workload
 from jouleboard.errors import PlanError
-from jouleboard.recipes import Recipe
 
 
 def _origin(source: object) -> str:
@@ -24,10 +23,6 @@ def _model(model: Model) -> str:
     return f"{model.title} | {_origin(model.source)} | {model.licence}"
 
 
-def _recipe(recipe: Recipe) -> str:
-    return f"{recipe.title} | steps: {', '.join(str(type(step).__struct_config__.tag) for step in recipe.steps) or 'none'}"
-
-
 def _plan(plan: Plan) -> str:
     return f"{plan.title} | {len(plan.models)} model(s), {len(plan.recipes)} recipes, {len(plan.tasks)} tasks"
 
@@ -38,7 +33,7 @@ def _workload(workload: Workload) -> str:
 
 FITS_WIDTH = 26
 LINES: dict[str, Callable[[Any], str]] = {
-    "models": _model, "recipes": _recipe, "plans": _plan, "workloads": _workload,
+    "models": _model, "plans": _plan, "workloads": _workload,
 }
 
 

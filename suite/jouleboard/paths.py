@@ -1,6 +1,6 @@
 """Where the data folders and the cache are: the copy inside the installed package when there is one, else the checkout.
 
-The wheel carries `tasks/`, `hardware/`, `suite/{models,plans,recipes,sites,workloads}` and `site/` as `jouleboard/_data/...`
+The wheel carries `tasks/`, `hardware/`, `suite/{corpora,models,plans,recipes,sites,workloads}` and `site/` as `jouleboard/_data/...`
 (hatch `force-include`); in a checkout or an editable install they lie two levels above this file. While a bundle is run,
 its declarations stand in for all of them: the variable `JOULEBOARD_BUNDLE` names it, and workers inherit that.
 """
@@ -16,6 +16,7 @@ _PACKAGE = Path(__file__).resolve().parent
 BUNDLE_VARIABLE = "JOULEBOARD_BUNDLE"
 """Set by `jouleboard run DIR` after it has checked the bundle, and by nobody else."""
 _FOLDERS = {
+    "corpora": "suite/corpora",
     "models": "suite/models",
     "recipes": "suite/recipes",
     "plans": "suite/plans",
@@ -28,7 +29,7 @@ _FOLDERS = {
 
 
 def data_folder(name: str, *, package: Path = _PACKAGE) -> Path:
-    """Return the folder of one kind of data file (`models`, `recipes`, `plans`, `sites`, `workloads`, `tasks`, `hardware`, `site`).
+    """Return the folder of one kind of data file (`corpora`, `models`, `recipes`, `plans`, `sites`, `workloads`, `tasks`, `hardware`, `site`).
 
     Args:
         name: a key of the kinds above.

@@ -119,4 +119,6 @@ def _device(report: Report) -> list[object]:
     # Where the processor computes, a machine with more cores is another one; beside a GPU they only wait.
     cores = report.environment.logical_cores if engine.device.startswith("cpu") else None
     return [report.hardware_sha256, report.method, report.boundary, report.environment.cpu_model, cores,
-            list(report.environment.devices), engine.threads, *(engine.beside or (engine.name, engine.version)), engine.batch_size]
+            list(report.environment.devices), engine.threads, *(engine.beside or (engine.name, engine.version)),
+            # A recipe's own batch size is what it is compared for.
+            engine.planned_batch_size or engine.batch_size]

@@ -37,6 +37,51 @@ class Converted(Noun, tag=True, frozen=True, kw_only=True):
     weights_sha256: str
 
 
+class Prepare(Noun, tag=True, frozen=True, kw_only=True):
+    """Apply one step that gives dense weights, and save them. Replies: `Ready`, progress, then `Prepared`."""
+
+    folder: str
+    """Dense weights to begin with."""
+    base: str
+    """Folder of the base's own dense weights."""
+    target: str
+    """Folder to make."""
+    step: dict[str, Any]
+    dtype: str
+    calibration: str
+    corpus: str | None
+    checkpoint: str | None = None
+    """The fetched files of a ready-made checkpoint that the step names."""
+    state: str
+    """Folder for what a long step needs to go on."""
+    threads: int
+    device: str
+    piece_s: float
+    """A step that can be stopped stops after so long; the same request goes on from there."""
+
+
+class Prepared(Noun, tag=True, frozen=True, kw_only=True):
+    """A step was applied, or a piece of it."""
+
+    step: dict[str, Any]
+    """As declared, with what it found out; empty: it goes on with the next request."""
+    claims: tuple[str, ...] = ()
+    """What it claimed and was found to be so."""
+    weights_sha256: str | None = None
+    peak_memory_bytes: int
+
+
+class Work(Noun, frozen=True, kw_only=True):
+    """What a variant will compute: a batch of prompts, and greedy steps behind them."""
+
+    batch: int
+    prompt_tokens: int
+    output_tokens: int
+    """0: a prefill alone."""
+    of_text: bool = False
+    """Whether the prompts are text, as in serving, and not drawn."""
+
+
 class Build(Noun, tag=True, frozen=True, kw_only=True):
     """Load the base's weights and apply a recipe. Replies: `Ready`, then `Built`."""
 
@@ -48,8 +93,18 @@ class Build(Noun, tag=True, frozen=True, kw_only=True):
     batch_size: int
     device: str
     engine: EngineName = "reference"
+    prepared: tuple[dict[str, Any], ...] = ()
+    """Steps that were applied before, with what they found out: `folder` holds what they gave, `recipe` the other steps."""
+    claims: tuple[str, ...] = ()
+    """What those steps claimed and was found to be so."""
+    checkpoint: str | None = None
+    """The fetched files of a ready-made checkpoint that the first step names."""
     ranks: RankPlace | None = None
     """None: this worker computes the variant alone."""
+    planned_batch_size: int | None = None
+    """The plan's, where `batch_size` is the recipe's own."""
+    work: tuple[Work, ...] = ()
+    """What it will be asked for, so that what has to be compiled for that is compiled now."""
 
 
 class Built(Noun, tag=True, frozen=True, kw_only=True):
@@ -99,7 +154,7 @@ class Replay(Noun, tag=True, frozen=True, kw_only=True):
     """Compute recorded batches again, in whole loops. Replies: `Ready` (after the warm-up), then `Worked`."""
 
     batches: str
-    """File of batches, JSON: a list of lists of `records.ReplayRow`."""
+    """File of batches, JSON: a list of lists of `records.ReplayRow`. A variant with a batch size of its own cuts them anew."""
     warmup_s: float
     window_s: float
     """No loop begins later than this after `Go`; 0: one loop."""
@@ -220,7 +275,7 @@ class Failed(Noun, tag=True, frozen=True, kw_only=True):
     """Which, where that is known."""
 
 
-Request = Convert | Fingerprint | Build | Evaluate | Replay | Serve | Probe | Canary | Memory | Go
+Request = Convert | Fingerprint | Prepare | Build | Evaluate | Replay | Serve | Probe | Canary | Memory | Go
 Reply = (
-    Converted | Built | Evaluated | Worked | Probed | TooLarge | CanaryDone | MemoryRead | Ready | Progress | Failed
+    Converted | Prepared | Built | Evaluated | Worked | Probed | TooLarge | CanaryDone | MemoryRead | Ready | Progress | Failed
 )

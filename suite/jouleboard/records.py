@@ -204,6 +204,21 @@ class Realised(Noun, frozen=True, kw_only=True):
     """What the recipe claimed and was found to be so."""
 
 
+class StepBill(Noun, frozen=True, kw_only=True):
+    """What one step of a recipe took: `bill` of an entry in `Build.steps`."""
+
+    duration_s: Seconds
+    cpu_s: Seconds | None
+    energy: Energy | None = None
+    tokens: Count
+    """That went through a model for it."""
+    peak_memory_bytes: Count
+    pieces: Positive | None = None
+    """Windows of its own that it took; None: it was applied inside the window in which the variant was loaded."""
+    begun_s: Seconds | None = None
+    """Since that window opened."""
+
+
 class Build(Noun, frozen=True, kw_only=True):
     """The bill of making the variant from the base's weights."""
 
@@ -244,6 +259,8 @@ class Engine(Noun, frozen=True, kw_only=True, omit_defaults=True):
     attention: str
     beside: tuple[str, str] | None = None
     """Name and version of the plan's engine, where the recipe brings one of its own: the entry stands on that one's boards."""
+    planned_batch_size: Positive | None = None
+    """The plan's, where the recipe has one of its own: entries are compared by what was planned. None: `batch_size` is the plan's."""
 
 
 class Failure(Noun, frozen=True, kw_only=True):

@@ -54,7 +54,7 @@ def need(recipe: Recipe, parameters: int) -> Need:
         parameters: of the dense model.
     """
     dense = parameters * DTYPE_BYTES[recipe.dtype]
-    bits = recipe.weight_bits
+    bits = recipe.stored_bits
     # An exporter holds the model that it reads and the one that it writes.
     building = dense if recipe.export is None else 2 * dense
     return Need(building_bytes=building, resident_bytes=dense if bits is None else min(dense, parameters * bits // 8))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jouleboard import (
     building,
+    corpora,
     energy,
     failures,
     folders,
@@ -91,17 +92,23 @@ def _run(
         with display.phase("prepare", "weights and items, from their pinned sources or the cache"):
             prepared = {row.task.id: tasks.prepare(row.task, say=_indent(display)) for row in family.tasks}
             _report_unparsed(prepared, display)
+            texts = {name: corpora.prepare(corpora.load(name), say=_indent(display)) for name in _trained_on(family)}
             dense = _dense_or_failed(folder, family, display, found, workforce)
         if dense is None:
             return
         folder.require_same_inputs(found, dense.weights_sha256,
                                    {name: data.data_sha256 for name, data in prepared.items()})
         session = Session(family=family, folder=folder, display=display, meter=meter, workforce=workforce, dense=dense,
-                          prepared=prepared, state=found, deadline_s=deadline_s)
+                          prepared=prepared, corpora=texts, state=found, deadline_s=deadline_s)
         try:
             _phases(session, resident)
         finally:
             session.stop()
+
+
+def _trained_on(family: Family) -> list[str]:
+    """Return the corpora that steps of a family's recipes are trained on."""
+    return sorted({step.trains_on for recipe in family.recipes for step in recipe.steps if step.trains_on is not None})
 
 
 def _pinned(family: Family) -> bool:

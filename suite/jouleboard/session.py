@@ -6,10 +6,11 @@ import datetime as dt
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
-from jouleboard import failures, storage
+from jouleboard import failures, sources, storage
 from jouleboard.declared import PathSource
 from jouleboard.errors import JouleboardError, OutOfTimeError, StorageError
 from jouleboard.meters.interface import Meter
@@ -41,6 +42,8 @@ class Session:
     dense: Dense
     prepared: dict[str, Prepared]
     state: dict[str, Progressed]
+    corpora: dict[str, Path] = field(default_factory=dict)
+    """Files of the texts that steps are trained on, by id."""
     workers: dict[str, Worker] = field(default_factory=dict)
     canary: Worker | None = None
     residency: Residency = "all"
@@ -122,6 +125,17 @@ class Session:
             raise
         except JouleboardError as error:
             self.fail(self.recipe(recipe), phase, error, task=task)
+
+    def checkpoint(self, recipe: Recipe) -> str | None:
+        """Fetch the ready-made checkpoint that a recipe's first step names; None where it names none.
+
+        Raises:
+            SourceError: it cannot be had.
+        """
+        source = recipe.steps[0].needs_source if recipe.steps else None
+        if source is None:
+            return None
+        return str(sources.checkpoint(source, used_by=f"recipe {recipe.id}", say=lambda message: self.display.say(f"  {message}")))
 
     def recipe(self, ident: str) -> Recipe:
         """Return the family's recipe of that id."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from jouleboard.recipes import Recipe
 from jouleboard.session import Session
 
 SAFETY = 4.0
@@ -23,6 +24,8 @@ LEAST_TOKENS_PER_S = 5.0
 """Of a variant whose scoring was not timed."""
 LONGEST_STEP_S = 2.0
 """One decode step of a whole batch: all weights are read once."""
+COMPILE_S = 3600.0
+"""Compiling six graphs of a large model on a slow core; two of 30 layers take two to four minutes on one."""
 LONGEST_ITEM_S = 60.0
 """Scoring one item, where that was not timed."""
 
@@ -36,6 +39,11 @@ def weights_s(where: Path, *, times: int = 1) -> float:
     """
     files = [where] if where.is_file() else where.glob("*.safetensors")
     return times * sum(file.stat().st_size for file in files) / LEAST_BYTES_PER_S
+
+
+def compile_s(recipe: Recipe) -> float:
+    """Bound the silence while a variant's passes are compiled; 0 where none are."""
+    return COMPILE_S * sum(step.about.sets == "compiled" for step in recipe.steps)
 
 
 def loop_s(session: Session, recipe: str, *, computed_tokens: int, steps: int, seen_s: Iterable[float] = ()) -> float:

@@ -172,6 +172,27 @@ def hub_model(source: HubSource, *, used_by: str, say: Say = quiet, thorough: bo
     return hub.fetch(repository, files, say, thorough=thorough)
 
 
+def checkpoint(source: HubSource | PackageSource | PathSource, *, used_by: str, say: Say = quiet) -> Path:
+    """Return a ready-made checkpoint: a folder of safetensors with configuration and tokenizer, or the one file that the source names.
+
+    Args:
+        source: where it is.
+        used_by: the recipe that needs it, for the error message.
+        say: told what is fetched.
+
+    Raises:
+        SourceError: it cannot be had, or has other bytes than the declared ones.
+        StorageError: the disk is full.
+    """
+    if isinstance(source, PackageSource):
+        return package_file(source, used_by=used_by, say=say)
+    if isinstance(source, PathSource):
+        return path_file(source, used_by=used_by)
+    if source.file is None:
+        return hub_model(source, used_by=used_by, say=say)
+    return hub.one_file(hub.Repository(name=source.repo, revision=source.revision, kind="model", used_by=used_by), source.file, say)
+
+
 def _shards(repository: hub.Repository, files: dict[str, hub.Listed], say: Say, *, thorough: bool) -> set[str] | None:
     """Return the names of the weights' files: those that the index names, else the usual one; None: all that there are."""
     if INDEX not in files:
@@ -188,7 +209,8 @@ def cached() -> list[tuple[str, int]]:
     """List what the cache holds: each entry's path below the cache and its size in bytes."""
     root = paths.cache_folder()
     found = []
-    for entry in sorted([*root.glob("files/*/*"), *root.glob("models/*"), *root.glob("data/*"), *root.glob("hub/*/*")]):
+    patterns = ("files/*/*", "models/*", "data/*", "corpora/*", "hub/*/*", "variants/*")
+    for entry in sorted(path for pattern in patterns for path in root.glob(pattern)):
         size = entry.stat().st_size if entry.is_file() else sum(
             part.stat().st_size for part in entry.rglob("*") if part.is_file()
         )
@@ -199,7 +221,7 @@ def cached() -> list[tuple[str, int]]:
 def clear() -> int:
     """Delete the cache and return how many bytes were freed."""
     freed = sum(size for _, size in cached())
-    for name in ("files", "models", "data", "hub"):
+    for name in ("files", "models", "data", "corpora", "hub", "variants"):
         shutil.rmtree(paths.cache_folder() / name, ignore_errors=True)
     return freed
 

@@ -12,9 +12,8 @@ Nothing here is heavy: the command answers at once.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
 
-from jouleboard import catalogue, definitions, paths
+from jouleboard import catalogue, columns, definitions, paths
 from jouleboard.declared import GeneratedSource, HubSource, PackageSource, PathSource, Source
 from jouleboard.declared_tasks import Task, TaskGroup
 from jouleboard.errors import PlanError
@@ -53,7 +52,7 @@ def show(*, offline: bool = False) -> int:
         if members:
             rows.append(_group_row(group, members))
     rows.sort()
-    for line in _aligned([HEADER, *rows]):
+    for line in columns.aligned([HEADER, *rows]):
         print(line)
     if offline:
         print("\nThese work without a hub; all of them: `jouleboard tasks list`. The plan `offline` runs them.")
@@ -77,12 +76,6 @@ def _chance(task: Task) -> str:
         return f"{task.chance:.3f}"
     # Of perplexity it is the entropy of the text's bytes; of others it follows from the items once they are here.
     return "items"
-
-
-def _aligned(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    table = list(rows)
-    widths = [max(len(row[place]) for row in table) for place in range(len(HEADER))]
-    return ["  ".join(part.ljust(width) for part, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def show_one(ident: str | None) -> int:

@@ -19,7 +19,7 @@ from itertools import pairwise
 
 import msgspec
 
-from jouleboard import protocol, replays, silence, store
+from jouleboard import protocol, recipes, replays, silence, store
 from jouleboard.declared import EnergyPlan, Hardware
 from jouleboard.errors import MeterError, TooLargeError
 from jouleboard.paths import data_folder
@@ -170,8 +170,9 @@ def _quiet_s(session: Session, slot: Slot, batches: Sequence[Sequence[ReplayRow]
         if order[trial.order].cell == slot.cell:
             seen += [after - before for before, after in pairwise((0.0, *trial.loop_ends_s))]
     replayed = slot.cell.workload == REPLAY
-    loop = _replayed(session, slot, batches) if replayed else _served(session, slot)
-    steps = sum(map(replays.steps, batches)) if replayed else session.family.workloads[slot.cell.workload].output_tokens
+    run = _as_run(session, slot, batches) if replayed else []
+    loop = _replayed(session, slot, run) if replayed else _served(session, slot)
+    steps = sum(map(replays.steps, run)) if replayed else session.family.workloads[slot.cell.workload].output_tokens
     return silence.loop_s(session, slot.recipe, computed_tokens=loop.computed_tokens, steps=steps, seen_s=seen)
 
 
@@ -212,7 +213,7 @@ def _record(
     batches: Sequence[Sequence[ReplayRow]],
 ) -> Trial:
     reply = measured.reply
-    loop = _replayed(session, slot, batches) if slot.cell.workload == REPLAY else _served(session, slot)
+    loop = _replayed(session, slot, _as_run(session, slot, batches)) if slot.cell.workload == REPLAY else _served(session, slot)
     return Trial(
         order=index, piece=session.begun.pieces - 1, workload=slot.cell.workload, batch=slot.cell.batch,
         loops=reply.loops, loop_ends_s=reply.loop_ends_s, window=measured.there(),
@@ -234,13 +235,18 @@ class _Loop:
     computed_tokens: int
 
 
+def _as_run(session: Session, slot: Slot, batches: Sequence[Sequence[ReplayRow]]) -> list[list[ReplayRow]]:
+    """Return recorded batches as the variant's engine computes them."""
+    built, recipe = session.state[slot.recipe].built, session.recipe(slot.recipe)
+    run = replays.as_run(
+        batches, batch_size=recipe.batch_size or session.family.plan.batch_size, own_batch_size=recipe.batch_size is not None,
+        packs=built is not None and built.engine.name == "shared-prefix", refills=recipes.runtime(recipe).refills)
+    return run if built is None or built.engine.beside is None else replays.apart(run)
+
+
 def _replayed(session: Session, slot: Slot, batches: Sequence[Sequence[ReplayRow]]) -> _Loop:
-    """Count one loop over recorded batches, as the variant's engine computes them."""
+    """Count one loop over batches as the variant's engine computes them."""
     built = session.state[slot.recipe].built
-    if built is None or built.engine.name != "shared-prefix":
-        batches = replays.plain(batches, session.family.plan.batch_size)
-    if built is not None and built.engine.beside is not None:
-        batches = replays.apart(batches)
     engine = "transformers" if built is None else built.engine.name
     rows = [row for batch in batches for row in batch]
     return _Loop(

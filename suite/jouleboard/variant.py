@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,10 @@ import msgspec
 import torch
 from transformers import AutoTokenizer
 
-from jouleboard import computing, harness, protocol, recipes, scores, workloads
+from jouleboard import computing, harness, preparing, protocol, recipes, scores, workloads
 from jouleboard.declared_tasks import Metric, Task
-from jouleboard.engines import fitness, loading, memory, parallel, recorded, templates
+from jouleboard.engines import fitness, loading, memory, parallel, readback, recorded, running, templates
+from jouleboard.engines.billing import Billing, added
 from jouleboard.errors import TooLargeError, UnitError
 from jouleboard.harness import Outcome
 from jouleboard.journal import Journal
@@ -40,34 +42,43 @@ class Variant:
         harness.seed_everything(0)
         recipe = msgspec.convert(request.recipe, recipes.Recipe)
         parallel.require_dense(recipe.weight_bits, request.ranks)
+        parallel.require_plain(recipes.runtime(recipe), request.ranks)
         tokenizer = AutoTokenizer.from_pretrained(request.folder, trust_remote_code=False)
         self._group = group = parallel.join(request.ranks, request.device)
         before_build()
+        opened_s = time.perf_counter()
         model = loading.dense(request.folder, getattr(torch, recipe.dtype), request.device, group)
-        context = Context(calibration_ids=loading.calibration_ids(tokenizer, request.calibration))
-        steps = recipes.apply(model, recipe.steps, context)
-        how = computing.choose(request, recipe, group, model=model, tokenizer=tokenizer, steps=steps)
-        group.require_same("weights or steps", (how.realised, steps))
+        context = Context(calibration_ids=loading.calibration_ids(tokenizer, request.calibration), tokenizer=tokenizer,
+                          checkpoint=None if request.checkpoint is None else Path(request.checkpoint))
+        steps = preparing.applied(model, recipe.steps, context, opened_s=opened_s)
+        self._running = running.install(model, recipes.runtime(recipe, steps))
+        how = computing.choose(request, recipe, group, model=model, tokenizer=tokenizer, steps=steps, running=self._running)
+        group.require_same("weights or steps", (how.realised, [{**step, "bill": None} for step in steps]))
         model = how.model
         self._model, self._tokenizer, self._works = model, tokenizer, how.works
         self._device: torch.device = model.device
         self._dtype: torch.dtype = getattr(torch, how.engine.dtype)
-        self._declared = request.model
-        declared = request.model.context_length
+        self._declared, declared = request.model, request.model.context_length
         self._context_tokens = min(declared, getattr(model.config, "max_position_embeddings", None) or declared)
         self._warmed: set[Timed] = set()
         self.peak = memory.Peak(self._device)
         self._asked_engine = request.engine
         self._refused = how.refused
-        self._lm = how.scores(
-            model, tokenizer, batch_size=request.batch_size, max_length=request.model.context_length,
-            on_batch=self._batch_done,
-        )
+        self._lm = how.scores(model, tokenizer, batch_size=request.batch_size, max_length=declared, on_batch=self._batch_done,
+                              running=self._running)
         self._on_rows: Callable[[int], None] = lambda _rows: None
+        with Billing(self._device) as billing:
+            found = readback.read(model, self._running, context.calibration_ids.to(self._device)[0],
+                                  [work for work in request.work if self._too_large(work) is None])
+        steps = [readback.told(step, one.about.sets, found) for one, step in zip(recipe.steps, steps, strict=True)]
+        if found:
+            # Compiling is done there: it is on the bill of the last step.
+            steps[-1]["bill"] = added(steps[-1]["bill"], billing.bill(tokens=0))
+        claims = [*how.realised.claims, *readback.claims(found), *parallel.claim(model, group)]
         self.built = protocol.Built(
-            realised=msgspec.structs.replace(how.realised, claims=(*how.realised.claims, *parallel.claim(model, group))),
+            realised=msgspec.structs.replace(how.realised, claims=(*request.claims, *claims)),
             engine=how.engine,
-            steps=tuple(steps),
+            steps=(*request.prepared, *steps),
             torch_cpu_capability=torch.backends.cpu.get_cpu_capability(),
             device=_device_digest(group.gather(_uuid(self._device))),
             fallback=self._refused,
@@ -102,7 +113,8 @@ class Variant:
         # A quiet evaluation is a measured one: it holds what scoring takes and nothing else.
         self._lm.check_first = not request.quiet
         go()
-        with contextlib.closing(journal) if journal is not None else contextlib.nullcontext():
+        sealed = self._running.sealed() if request.quiet else contextlib.nullcontext()
+        with sealed, contextlib.closing(journal) if journal is not None else contextlib.nullcontext():
             outcome = harness.evaluate(self._lm, loaded, indices, journal, chat=chat)
         self._synchronise()
         self._on_rows = lambda _rows: None
@@ -122,7 +134,7 @@ class Variant:
         batches = recorded.read_batches(Path(request.batches))
         # Ranks that are fed different tokens agree on a result all the same: each adds its part to one sum.
         self._group.require_same("batches", batches)
-        ready = recorded.prepare(self._lm, batches)
+        ready = recorded.prepare(self._lm, batches, own_batch_size=self.built.engine.planned_batch_size is not None)
         return self._work(request, lambda: recorded.replay(self._lm, ready), go, stepwise=False)
 
     def serve(self, request: protocol.Serve, go: Wait) -> protocol.Worked:
@@ -132,7 +144,7 @@ class Variant:
             TooLargeError: the requests are longer than the model's context, or do not fit into memory.
             UnitError: there is no text to cut prompts from.
         """
-        why = self._too_large(request)
+        why = self._running.refusal(request.batch, is_probe=False) or self._too_large(request)
         if why is not None:
             raise TooLargeError(f"workload: {why}", field="workload",
                                 remedy="declare a shorter workload or a smaller batch, or use a model with a longer context")
@@ -151,8 +163,7 @@ class Variant:
         self, request: protocol.Replay | protocol.Serve, loop: workloads.Loop, go: Wait, *, stepwise: bool
     ) -> protocol.Worked:
         self._warm_up(request, loop)
-        done = workloads.run(loop, self._device, go=go, window_s=request.window_s, stepwise=stepwise,
-                             decide=self._group.decide)
+        done = self._run(loop, go, request.window_s, stepwise=stepwise)
         return protocol.Worked(
             loops=len(done.loop_ends_s), loop_ends_s=done.loop_ends_s, output_sha256=done.output_sha256,
             loops_changed=done.loops_changed, first_token_s=done.first_token_s, cached_tokens=done.cached_tokens,
@@ -164,7 +175,8 @@ class Variant:
         Returns:
             What was measured, or why it does not fit; then the memory that it took is given back.
         """
-        why = self._too_large(request)
+        refused = self._running.refusal(request.batch, is_probe=True) if request.kind == "decode" else None
+        why = refused or self._too_large(request)
         if why is not None:
             return protocol.TooLarge(reason=why)
         try:
@@ -199,18 +211,22 @@ class Variant:
 
             self._warm_up(request, loop)
             first_s = workloads.first_token_s(loop, self._device, decide=self._group.decide)
-        done = workloads.run(loop, self._device, go=go, window_s=request.window_s, decide=self._group.decide)
+        done = self._run(loop, go, request.window_s)
         return protocol.Probed(loops=len(done.loop_ends_s), first_token_s=first_s, step_s=steps_s,
                                peak_memory_bytes=self.peak.stretch_bytes())
 
+    def _run(self, loop: workloads.Loop, go: Wait, window_s: float, *, stepwise: bool = False) -> workloads.Looped:
+        with self._running.sealed():
+            return workloads.run(loop, self._device, go=go, window_s=window_s, stepwise=stepwise, decide=self._group.decide)
+
     def _warm_up(self, request: Timed, loop: workloads.Loop) -> None:
-        """Warm up for the time that is asked for; on a GPU also until this work was done once as a whole."""
+        """Warm up for the time that is asked for; on a GPU, or compiled, also until this work was done once as a whole."""
         work = msgspec.structs.replace(request, warmup_s=0.0, window_s=0.0)
-        whole = self._device.type == "cuda" and work not in self._warmed
+        whole = (self._device.type == "cuda" or self._running.compiled is not None) and work not in self._warmed
         workloads.warm_up(loop, self._device, seconds=request.warmup_s, whole=whole, decide=self._group.decide)
         self._warmed.add(work)
 
-    def _too_large(self, request: protocol.Serve | protocol.Probe) -> str | None:
+    def _too_large(self, request: protocol.Serve | protocol.Probe | protocol.Work) -> str | None:
         """Say why work is more than the model's context or the memory holds; None when it fits."""
         tokens = request.prompt_tokens + request.output_tokens
         if tokens > self._context_tokens:
@@ -218,7 +234,7 @@ class Variant:
                     f"context of {self._context_tokens}")
         ranks = self._group.world
         wanted = memory.need(self._model, self._dtype, batch=request.batch, prompt_tokens=request.prompt_tokens,
-                             output_tokens=request.output_tokens, ranks=ranks)
+                             output_tokens=request.output_tokens, ranks=ranks, runtime=self._running.runtime)
         # Free memory differs from device to device: where one lacks it, none begins.
         refusals = self._group.gather(memory.refusal(wanted, self._device, ranks=ranks))
         return next((why for why in refusals if why is not None), None)
@@ -244,12 +260,11 @@ def _device_digest(uuids: Sequence[str | None]) -> str | None:
 def _counter(
     loaded: harness.Loaded, indices: list[int] | None, progress: Callable[[int, int], None]
 ) -> Callable[[int], None]:
-    docs = loaded.lm_eval_task.eval_docs
+    docs, widths = loaded.lm_eval_task.eval_docs, loaded.widths
     chosen = range(len(docs)) if indices is None else indices
-    choice = loaded.golds is not None
     # A dialogue takes so many lines at most; most end sooner.
     lines = (int(docs[index].get("max_turns", 1)) for index in chosen)
-    total = sum(len(loaded.lm_eval_task.doc_to_choice(docs[index])) for index in chosen) if choice else sum(lines)
+    total = sum(lines) if widths is None else sum(widths[index] for index in chosen)
     done = 0
 
     def tell(rows: int) -> None:

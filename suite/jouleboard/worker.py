@@ -157,6 +157,9 @@ def _answer(held: Held, request: protocol.Request, channel: Channel) -> None:
     elif isinstance(request, protocol.Canary):
         held.cap.apply(request.device)
         channel.send(_sing(request, channel))
+    elif isinstance(request, protocol.Prepare):
+        held.cap.apply(request.device)
+        channel.send(_prepare(request, channel))
     elif isinstance(request, protocol.Build):
         held.cap.apply(request.device)
         held.variant = _build(request, channel)
@@ -172,6 +175,12 @@ def _dense(request: protocol.Convert | protocol.Fingerprint) -> str:
     if isinstance(request, protocol.Convert):
         return convert.to_dense(Path(request.source), Path(request.target), request.model)
     return convert.check_dense(Path(request.folder), request.model)
+
+
+def _prepare(request: protocol.Prepare, channel: Channel) -> protocol.Prepared:
+    from jouleboard import preparing  # noqa: PLC0415
+
+    return preparing.prepare(request, channel.wait_for_go, _progress(channel))
 
 
 def _build(request: protocol.Build, channel: Channel) -> Variant:

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
-from jouleboard.engines import canary
-from jouleboard.engines.caches import CacheWatch, held_tokens
-from jouleboard.errors import UnitError
+from jouleboard.engines import canary, kvcache
+from jouleboard.engines.caches import CacheWatch
+from jouleboard.engines.running import Running
 
 PROBE_SEED = 20260101
 CANARY = canary.CANARY
@@ -30,6 +30,8 @@ LATENCY_BUDGET_S = 2.0
 Loop = Callable[[], Iterator[torch.Tensor]]
 Decide = Callable[[bool], bool]
 """Gives the answer by which all ranks go on: `parallel.Group.decide`."""
+PLAIN = Running()
+"""As transformers runs a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,93 +148,91 @@ def probe_ids(model: PreTrainedModel, batch: int, tokens: int) -> torch.Tensor:
     return torch.randint(0, model.config.vocab_size, (batch, tokens), generator=generator).to(model.device)
 
 
-def new_cache(model: PreTrainedModel) -> DynamicCache:
-    """Make an empty key-value cache of the kind that the model would make for itself."""
-    return DynamicCache(config=model.config)
+def new_cache(model: PreTrainedModel, running: Running = PLAIN, *, tokens: int = 0) -> Cache:
+    """Make an empty key-value cache of the kind that the variant is run with; by default the model's own.
+
+    Args:
+        model: the built variant.
+        running: how it is run.
+        tokens: of each sequence at most, prompt and output.
+    """
+    return running.new_cache(model, tokens=tokens)
 
 
-def advance(model: PreTrainedModel, ids: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+def advance(model: PreTrainedModel, ids: torch.Tensor, cache: Cache, running: Running = PLAIN) -> torch.Tensor:
     """Run one forward pass that fills the cache, with the last position's logits only.
 
     Args:
         model: the built variant.
         ids: token ids, shape [batch, tokens].
         cache: grows by `tokens`.
+        running: how the variant is run.
 
     Returns:
         The most likely next token, shape [batch, 1]. Stop tokens are not heeded and nothing is sampled, so that every variant
         computes the same number of tokens.
     """
-    logits: torch.Tensor = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-    return logits[:, -1:].argmax(-1)
+    return running.logits(model, ids, cache, logits_to_keep=1)[:, -1:].argmax(-1)
 
 
-def serve(model: PreTrainedModel, prompts: torch.Tensor, output_tokens: int) -> Iterator[torch.Tensor]:
+def serve(
+    model: PreTrainedModel, prompts: torch.Tensor, output_tokens: int, running: Running = PLAIN
+) -> Iterator[torch.Tensor]:
     """Prefill a batch of prompts with a new cache and decode greedily.
 
     Args:
         model: the built variant.
         prompts: token ids, shape [batch, tokens].
         output_tokens: per sequence; the first comes from the prefill, so there are `output_tokens - 1` decode steps.
+        running: how the variant is run; with drafts a pass may give several tokens.
 
     Yields:
         The tokens of each step, shape [batch, 1].
     """
-    cache = new_cache(model)
-    row = advance(model, prompts, cache)
+    cache = new_cache(model, running, tokens=prompts.shape[1] + output_tokens)
+    row = advance(model, prompts, cache, running)
     yield row
+    if running.speculation is not None:
+        yield from running.speculation.decode(model, cache, prompts, row, tokens=output_tokens - 1)
+        return
     for _ in range(output_tokens - 1):
-        row = advance(model, row, cache)
+        row = advance(model, row, cache, running)
         yield row
 
 
-def prefill(model: PreTrainedModel, prompts: torch.Tensor) -> Iterator[torch.Tensor]:
+def prefill(model: PreTrainedModel, prompts: torch.Tensor, running: Running = PLAIN) -> Iterator[torch.Tensor]:
     """Run one forward pass over prompts with a new cache; yields the first tokens, shape [batch, 1]."""
-    yield advance(model, prompts, new_cache(model))
+    yield advance(model, prompts, new_cache(model, running, tokens=prompts.shape[1]), running)
 
 
 class Decode:
     """Decode steps alone, again and again behind one prefilled batch: the cache is cut back before each loop."""
 
-    def __init__(self, model: PreTrainedModel, prompts: torch.Tensor, steps: int) -> None:
+    def __init__(self, model: PreTrainedModel, prompts: torch.Tensor, steps: int, running: Running = PLAIN) -> None:
         """Fill the cache.
 
         Args:
             model: the built variant.
             prompts: token ids, shape [batch, tokens].
             steps: of each loop.
+            running: how the variant is run.
         """
-        self._model, self._steps = model, steps
-        self._prompt_tokens = prompts.shape[1]
-        self._cache = new_cache(model)
+        self._model, self._steps, self._running = model, steps, running
         with torch.inference_mode():
-            self._first = advance(model, prompts, self._cache)
+            self._cache = new_cache(model, running, tokens=prompts.shape[1] + steps)
+            self._first = advance(model, prompts, self._cache, running)
+            self._mark = kvcache.Mark(self._cache)
 
     def loop(self) -> Iterator[torch.Tensor]:
         """Take the steps; yields the tokens of each, shape [batch, 1]."""
         self._cut_back()
         row = self._first
         for _ in range(self._steps):
-            row = advance(self._model, row, self._cache)
+            row = advance(self._model, row, self._cache, self._running)
             yield row
 
     def _cut_back(self) -> None:
-        more = held_tokens(self._cache) - self._prompt_tokens
-        if more > 0:
-            try:
-                # A negative number is how many tokens go, in transformers 5.17 as in 5.23; a positive one changed its meaning.
-                self._cache.crop(-more)
-            except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
-                raise self._refused(str(error)) from error
-        if held_tokens(self._cache) != self._prompt_tokens:
-            raise self._refused("it holds another number of tokens than the prompt")
-
-    def _refused(self, why: str) -> UnitError:
-        kinds = sorted({type(layer).__name__ for layer in self._cache.layers})
-        return UnitError(
-            f"the key-value cache of this model ({', '.join(kinds)}) cannot be cut back to the prompt: {why}",
-            field="decode", remedy="leave this model out of the decode probes, or use prompts shorter than its window",
-        )
+        self._mark.restore()
 
 
 def first_token_s(loop: Loop, device: torch.device, *, decide: Decide = alone) -> float:

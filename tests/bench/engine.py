@@ -104,6 +104,29 @@ def instances(items: Sequence[Question]) -> list[Any]:
             for number, one in enumerate(items) for choice in one.choices]
 
 
+class Passes:
+    """What a model's forward passes took since the last `clear`."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        """Watch a model from now on."""
+        self.clear()
+        self._begun_s = 0.0
+        model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        model.register_forward_hook(self._end, with_kwargs=True)
+
+    def clear(self) -> None:
+        """Begin to count afresh."""
+        self.cpu_s, self.tokens, self.count = 0.0, 0, 0
+
+    def _begin(self, _module: object, args: tuple[Any, ...], words: dict[str, Any]) -> None:
+        self.tokens += (args[0] if args else words["input_ids"]).numel()
+        self._begun_s = time.process_time()
+
+    def _end(self, *_args: object) -> None:
+        self.cpu_s += time.process_time() - self._begun_s
+        self.count += 1
+
+
 class Engines:
     """Both engines over the same weights."""
 
@@ -116,29 +139,20 @@ class Engines:
         self.ours = SharedPrefixLM(self.model, tokenizer, batch_size=BATCH, max_length=MAX_LENGTH)
         self.stock = HFLM(pretrained=self.model, tokenizer=tokenizer, batch_size=BATCH, max_length=MAX_LENGTH,
                           softmax_dtype="float32")
-        self._cost = Cost()
-        self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
-        self.model.register_forward_hook(self._end, with_kwargs=True)
-        self._begun_s = 0.0
-
-    def _begin(self, _module: object, args: tuple[Any, ...], words: dict[str, Any]) -> None:
-        ids = args[0] if args else words["input_ids"]
-        self._cost.computed += ids.numel()
-        self._begun_s = time.process_time()
-
-    def _end(self, *_args: object) -> None:
-        self._cost.forward_s += time.process_time() - self._begun_s
+        self._passes = Passes(self.model)
 
     def answer(self, name: str, items: Sequence[Question]) -> Cost:
         """Let one engine answer."""
         asked = instances(items)
-        self._cost = cost = Cost()
+        cost = Cost()
+        self._passes.clear()
         self.ours.start_tally()
         begun_s = time.process_time()
         with torch.inference_mode():
             lm = self.ours if name == "ours" else self.stock
             cost.answers = lm.loglikelihood(asked, disable_tqdm=True)
         cost.cpu_s = time.process_time() - begun_s
+        cost.forward_s, cost.computed = self._passes.cpu_s, self._passes.tokens
         cost.least = self.ours.tally.least_tokens or 0
         return cost
 

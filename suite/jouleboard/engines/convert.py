@@ -47,7 +47,7 @@ def to_dense(source: Path, target: Path, model: Model) -> str:
         with scratch.folder(target.parent, ".convert-") as folder:
             loaded.save_pretrained(folder)
             AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
-            _forget_paths(folder)
+            forget_paths(folder)
             files = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
             store.write_atomic(folder / IDENTITY, json.dumps({"weights_sha256": found, "files": files}).encode())
             put(folder, target, found)
@@ -111,10 +111,12 @@ def require_weights(found: str, model: Model) -> None:
         )
 
 
-def _forget_paths(folder: Path) -> None:
+def forget_paths(folder: Path) -> None:
     """Take the folder that it was converted in out of the configuration files."""
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
+        if not path.is_file():
+            continue
         content = json.loads(path.read_text())
         content.pop("name_or_path", None)
         path.write_text(json.dumps(content, indent=2, sort_keys=True))

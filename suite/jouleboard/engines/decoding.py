@@ -9,14 +9,17 @@ rows.join([(4, 4)])                 # computed apart, then one batch with the ro
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, RepetitionPenaltyLogitsProcessor
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache, LogitsProcessorList, PreTrainedModel, RepetitionPenaltyLogitsProcessor
 
+from jouleboard.engines import greedy, keyvalues
+from jouleboard.engines.products import FasterProducts
+from jouleboard.engines.running import Running
 from jouleboard.errors import UnitError
 
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -69,17 +72,22 @@ def decode(rows: Rows, prompts: Sequence[Sequence[int]], *, joins: Joins, stays:
 class Rows:
     """Rows that are decoded together."""
 
-    def __init__(self, model: PreTrainedModel, *, pad: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, pad: int, running: Running | None = None, most: int = 0) -> None:
         """Hold no row yet.
 
         Args:
             model: the built variant.
             pad: token that fills the left; it is masked.
+            running: how it is run; with drafts, one row at a time. None: as transformers runs it.
+            most: tokens of the longest answer; only a cache of fixed length heeds it.
         """
-        self._model, self._pad = model, pad
+        self._model, self._pad, self._running, self._most = model, pad, running or Running(), most
+        self._drafted: Iterator[torch.Tensor] | None = None
         self._words = set(inspect.signature(model.forward).parameters)
         self._processors = processors(model)
-        self._cache = DynamicCache(config=model.config)
+        self._cache: Cache = keyvalues.new_cache(model)
+        # What is compiled has products of its own.
+        self._products = FasterProducts(model) if self._running.compiled is None else contextlib.nullcontext()
         none = torch.zeros((0, 0), dtype=torch.long, device=model.device)
         self._ids = self._mask = none
         self.tokens = none.view(0, 1)
@@ -87,18 +95,32 @@ class Rows:
 
     def can_grow(self) -> bool:
         """Whether rows may join others that are under way: caches of windows and of linear attention cannot be put together."""
-        return all(type(layer) is DynamicLayer for layer in self._cache.layers)
+        return keyvalues.has_room(self._cache)
+
+    def _new_cache(self, *, tokens: int, padding: int) -> Cache:
+        """Make an empty cache of the kind that the variant is run with; a plain growing one has room for tokens to come."""
+        if self._running.runtime.refills and self._running.speculation is None:
+            return keyvalues.new_cache(self._model)
+        return self._running.new_cache(self._model, tokens=tokens, padding=padding)
 
     def join(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Compute prompts and add their rows behind those that are there."""
+        """Compute prompts and add their rows behind those that are there.
+
+        Raises:
+            ValueError: there are some, and this kind of cache cannot take others in.
+        """
+        if len(self.tokens) and not self.can_grow():
+            raise ValueError("rows cannot join others in this kind of cache")
         width = max(map(len, prompts))
         device = self.tokens.device
         ids = torch.tensor([[self._pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-        cache = DynamicCache(config=self._model.config)
+        cache = self._new_cache(tokens=width + self._most, padding=width - min(map(len, prompts)))
         tokens = self._best(ids, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
         if not len(self.tokens):
             self._cache, self._ids, self._mask, self.tokens = cache, ids, mask, tokens
+            if self._running.speculation is not None and not self._processors:
+                self._drafted = self._running.speculation.decode(self._model, cache, ids, tokens)
             return
         width = max(width, self._mask.shape[1])
         self._mask = torch.cat([_widened(one, width, 0) for one in (self._mask, mask)])
@@ -107,13 +129,14 @@ class Rows:
         spare = int(self._mask.argmax(dim=1).min())
         self._mask, self._ids = self._mask[:, spare:], self._ids[:, spare:]
         for mine, theirs in zip(self._cache.layers, cache.layers, strict=True):
-            for name in ("keys", "values"):
-                both = torch.cat([_lengthened(getattr(layer, name), width) for layer in (mine, theirs)])
-                setattr(mine, name, both[:, :, spare:].contiguous() if spare else both)
+            mine.join(theirs, length=width - spare)
         self.tokens = torch.cat([self.tokens, tokens])
 
     def step(self) -> None:
         """Give every row one more token."""
+        if self._drafted is not None:
+            self.tokens = next(self._drafted)
+            return
         self._ids = torch.cat([self._ids, self.tokens], dim=1)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], dim=1)
         self.tokens = self._best(self._ids, self.tokens, self._mask, self._mask.sum(-1, keepdim=True) - 1, self._cache)
@@ -126,6 +149,7 @@ class Rows:
         """
         if len(staying) == len(self.tokens):
             return
+        self._drafted = None
         index = torch.tensor(staying, dtype=torch.long, device=self.tokens.device)
         self.tokens, self._mask, self._ids = (held[index] for held in (self.tokens, self._mask, self._ids))
         if len(staying):
@@ -133,30 +157,20 @@ class Rows:
             self._cache.reorder_cache(index)
 
     def _best(
-        self, before: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
+        self, before: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache
     ) -> torch.Tensor:
         words: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
-        logits: torch.Tensor = self._model(
-            ids, attention_mask=mask, past_key_values=cache, use_cache=True,
-            **{name: value for name, value in words.items() if name in self._words},
-        ).logits[:, -1]
+        with self._products:
+            logits = self._running.logits(
+                self._model, ids, cache, attention_mask=mask, **{name: value for name, value in words.items() if name in self._words},
+            )[:, -1]
         if self._processors:
             logits = self._processors(before, logits.float())
-        best = logits.max(dim=-1, keepdim=True)
-        # One comparison a row: a NaN anywhere in a row is its maximum.
-        if not bool(torch.isfinite(best.values).all()):
-            raise UnitError("the model's logits are not finite", field="quality", kind="non-finite",
-                            remedy="the recipe broke the model: use a gentler one, or another dtype")
-        return best.indices
+        return greedy.best(logits)
 
 
 def _widened(held: torch.Tensor, width: int, value: int) -> torch.Tensor:
     return torch.nn.functional.pad(held, (width - held.shape[1], 0), value=value)
-
-
-def _lengthened(held: torch.Tensor, length: int) -> torch.Tensor:
-    """Put zeros before the keys or values of rows, of shape [rows, heads, tokens, width]; they are masked."""
-    return torch.nn.functional.pad(held, (0, 0, length - held.shape[2], 0))
 
 
 def processors(model: PreTrainedModel) -> LogitsProcessorList:

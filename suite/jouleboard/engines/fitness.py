@@ -8,20 +8,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from jouleboard.engines.running import Running
+
 MASKED_ATTENTION = ("eager", "sdpa")
 """Attention implementations that add a mask of four dimensions."""
 PERPLEXITY = "each text of a perplexity task is scored alone, so there is nothing to share"
 DYNAMIC_MODULES = ("Linear8bitLt",)
 """Linear layers that round activations by what else is in the batch; those of `torch.ao.nn.quantized.dynamic` do too."""
+DYNAMIC_WEIGHTS = ("act_quant_kwargs", "activation_quantization")
+"""What torchao writes on a weight whose inputs are rounded."""
 
 
-def refusal(model: PreTrainedModel, *, ranks: int = 1) -> str | None:
+def refusal(model: PreTrainedModel, *, ranks: int = 1, running: Running | None = None) -> str | None:
     """Say why the reference engine must compute a model; None where the shared-prefix engine can.
+
+    What a runtime does to decoding alone (a cache of another kind, compiled steps, drafts) is no hindrance: packed batches are
+    scored without it.
 
     Args:
         model: the built variant.
         ranks: processes that compute it together.
+        running: how it is run; None: as transformers runs it.
     """
+    if running is not None and running.compiles_all:
+        return "its forward pass is compiled for plain batches, and packed ones have masks and places of their own"
     if ranks > 1:
         return f"{ranks} devices compute the model together, and packed batches were not tried there"
     outside = getattr(model, "computed_by", None)
@@ -62,12 +72,28 @@ def _inputs(model: PreTrainedModel) -> str | None:
 
 def _activations(model: PreTrainedModel) -> str | None:
     for name, parameter in model.named_parameters():
-        dynamic = getattr(parameter, "act_quant_kwargs", None) is not None
+        dynamic = any(getattr(parameter, mark, None) is not None for mark in DYNAMIC_WEIGHTS)
         if dynamic or "ActivationQuantized" in type(parameter).__name__:
-            return (f"activations are quantised dynamically ({name}), so an answer depends on what else is in its batch; "
-                    "the reference engine feeds what lm-eval feeds")
+            return _dynamic(name)
     for name, module in model.named_modules():
         if type(module).__name__ in DYNAMIC_MODULES or ".quantized.dynamic" in type(module).__module__:
-            return (f"activations are quantised dynamically ({name}), so an answer depends on what else is in its batch; "
-                    "the reference engine feeds what lm-eval feeds")
+            return _dynamic(name)
+        # A layer of compressed-tensors says how it rounds its inputs and outputs.
+        scheme = getattr(module, "quantization_scheme", None)
+        rounded = [one for one in (getattr(scheme, "input_activations", None), getattr(scheme, "output_activations", None)) if one]
+        if any(one.dynamic for one in rounded):
+            return _dynamic(name)
+        if rounded or getattr(module, "activation_qtype", None) is not None:
+            return f"activations are quantised by fixed scales ({name}), and packed batches were not tried there"
     return None
+
+
+def _dynamic(name: str) -> str:
+    return (f"activations are quantised dynamically ({name}), so an answer depends on what else is in its batch; "
+            "the reference engine feeds what lm-eval feeds")
+
+
+def computes_in_float32(model: PreTrainedModel) -> bool:
+    """Tell whether every product is one of float32: weights may be, and products not (autocast)."""
+    arithmetic = getattr(model.forward, "arithmetic", None)
+    return arithmetic is None and str(model.dtype) == "torch.float32"

@@ -13,8 +13,9 @@ What a row's text is follows lm-eval 0.4.13 (`HFLM.generate_until`): prompts cut
 cut at the first stop string. So texts equal those of `hf` at batch 1; at larger batches too, unless a stop string is a special
 token that does not end the text by the model's own configuration (there `hf` goes on as long as other rows do).
 
-The cache is a dynamic one: a row that leaves is dropped from it, which a static one, whose tensors have a fixed batch, cannot
-turn into less work. Where a model's cache cannot take rows in (windows, linear attention), those that wait begin when all have left.
+The cache is that which the variant is run with, by default a dynamic one with room for tokens to come (`keyvalues`): a row that
+leaves is dropped from it, which a static one, whose tensors have a fixed batch, cannot turn into less work. Where a cache cannot take
+rows in (of fixed length, quantised, windows, linear attention), those that wait begin when all have left.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from transformers import PreTrainedModel
 from jouleboard import replays
 from jouleboard.engines.decoding import Joins, Stays
 from jouleboard.engines.parallel import Keeps
+from jouleboard.engines.running import Running
 from jouleboard.errors import UnitError
 from jouleboard.journal import Answer
 from jouleboard.records import ReplayRow
@@ -48,6 +50,7 @@ class Engine(Protocol):
     """What of lm-eval's `hf` model is used."""
 
     model: Any
+    running: Running
     tokenizer: Any
     tally: Any
     max_length: int
@@ -57,7 +60,7 @@ class Engine(Protocol):
     engine_name: str
 
     def decode(self, prompts: Sequence[Sequence[int]], *, joins: Joins, stays: Stays, most: int) -> Iterator[torch.Tensor]:
-        """Decode rows for as long as they go on, `most` tokens each at the longest; see `decoding.decode`."""
+        """Decode rows for as long as they go on, at most so many tokens each; see `decoding.decode`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +245,8 @@ def write(lm: Engine, batch: Sequence[Asked], on_rows: Callable[[int], None] = l
             on_rows(len(found) - sum(found))
         return found
 
-    for _ in lm.decode([one.prompt for one in batch], joins=joins, stays=stays, most=max(one.most for one in batch)):
+    most = max(one.most for one in batch)
+    for _ in lm.decode([one.prompt for one in batch], joins=joins, stays=stays, most=most):
         pass
     return _Batch(joins=joined, answers=[
         Written(tokens=tuple(found), stopped=why, text=_text(lm, asked, found))

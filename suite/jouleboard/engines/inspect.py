@@ -11,8 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from jouleboard.engines import codes, levels
 from jouleboard.errors import RecipeError
 from jouleboard.records import Realised
+
+SPARSE = "SparseSemiStructured"
+"""Beginning of torch's classes of packed 2:4 weights: fewer values are stored, each as it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,8 @@ def parts(model: nn.Module) -> Iterator[Part]:
                 continue
             seen.add(key)
             yield Part(name=label, owner=_class(tensor), tensor=plain)
+    for label, owner, plain in codes.hidden_parts(model):
+        yield Part(name=label, owner=owner, tensor=plain.detach())
 
 
 def held_here(tensor: torch.Tensor) -> torch.Tensor:
@@ -74,11 +80,12 @@ def _flatten(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tenso
         return
     yield name, tensor.detach()
     state = getattr(tensor, "quant_state", None)
-    if state is not None:
+    # The scales of bitsandbytes may be quantised themselves, with a state of their own.
+    for label, held in ((name, state), (f"{name}.state2", getattr(state, "state2", None))):
         for attribute in ("absmax", "code", "offset"):
-            value = getattr(state, attribute, None)
+            value = getattr(held, attribute, None)
             if isinstance(value, torch.Tensor):
-                yield f"{name}.{attribute}", value
+                yield f"{label}.{attribute}", value
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -104,19 +111,19 @@ def realised(model: nn.Module, steps: list[dict[str, Any]], layers: int) -> Real
     Raises:
         RecipeError: a claim is not so.
     """
-    weights = [tensor for _, tensor in model.named_parameters(remove_duplicate=True)]
-    classes = Counter(_class(tensor) for tensor in weights)
+    classes, numbers = _weights(model)
     dtypes: Counter[str] = Counter()
     nonzero = countable = 0
     for part in parts(model):
         dtypes[str(part.tensor.dtype).removeprefix("torch.")] += part.tensor.numel() * part.tensor.element_size()
         if part.tensor.dtype.is_floating_point or part.tensor.dtype == torch.int8:
-            nonzero += int(torch.count_nonzero(whole(part.tensor)))
+            nonzero += _nonzero(whole(part.tensor))
             countable += part.tensor.numel()
-    quantised = sum(count for name, count in classes.items() if name not in {"Parameter", "Tensor"})
+    quantised = sum(count for name, count in classes.items()
+                    if name not in {"Parameter", "Tensor"} and not name.startswith(SPARSE))
     return Realised(
         weight_bytes=sum(dtypes.values()),
-        parameters=sum(_logical_numel(tensor) for tensor in weights),
+        parameters=numbers,
         dtypes=dict(sorted(dtypes.items())),
         tensor_classes=dict(sorted(classes.items())),
         module_classes=dict(sorted(Counter(type(module).__name__ for module in model.modules()
@@ -129,6 +136,19 @@ def realised(model: nn.Module, steps: list[dict[str, Any]], layers: int) -> Real
     )
 
 
+def _weights(model: nn.Module) -> tuple[Counter[str], int]:
+    """Count the weights by class, and the numbers that they stand for."""
+    held = [tensor for _, tensor in model.named_parameters(remove_duplicate=True)]
+    beside = list(codes.weights(model))
+    classes = Counter([*(_class(tensor) for tensor in held), *(weight.owner for weight in beside)])
+    return classes, sum(map(_logical_numel, held)) + sum(weight.numel for weight in beside)
+
+
+def _nonzero(tensor: torch.Tensor) -> int:
+    """Count what is not zero; torch counts float8 on no CPU."""
+    return int(torch.count_nonzero(tensor.float() if tensor.dtype.itemsize == 1 and tensor.is_floating_point() else tensor))
+
+
 def _logical_numel(tensor: torch.Tensor) -> int:
     """Count weights, not bytes: bitsandbytes packs two of them into one."""
     state = getattr(tensor, "quant_state", None)
@@ -136,7 +156,7 @@ def _logical_numel(tensor: torch.Tensor) -> int:
 
 
 def _verify(model: nn.Module, steps: list[dict[str, Any]], classes: Counter[str], layers: int) -> Iterator[str]:
-    for step in steps:
+    for step in _standing(steps):
         name = step["step"]
         if "claimed_tensor_class" in step:
             kind, claimed = step["claimed_tensor_class"], step["claimed_quantised_tensors"]
@@ -151,14 +171,47 @@ def _verify(model: nn.Module, steps: list[dict[str, Any]], classes: Counter[str]
             _require(name, f"{claimed} modules of class {kind}", modules[kind], claimed)
             yield f"{claimed} modules are {kind}"
         if "claimed_parameters" in step:
-            found = sum(_logical_numel(tensor) for tensor in model.parameters())
+            _, found = _weights(model)
             _require(name, f"{step['claimed_parameters']} parameters", found, step["claimed_parameters"])
             yield f"{found} parameters are left"
         for field, claimed in step.get("claimed_config", {}).items():
             _require(name, f"{field} = {claimed}", getattr(model.config, field, None), claimed)
             yield f"{field} is {claimed}"
-        if "claimed_zero_share" in step:
-            yield _zeros(model, name, float(step["claimed_zero_share"]))
+        yield from _of_values(model, step)
+
+
+def _of_values(model: nn.Module, step: dict[str, Any]) -> Iterator[str]:
+    """Hold what a step claims of the weights' values, and of the arithmetic, against the model."""
+    name = step["step"]
+    if "claimed_zero_share" in step:
+        yield _zeros(model, name, float(step["claimed_zero_share"]))
+    if "claimed_pattern" in step:
+        yield _pattern(model, name, str(step["claimed_pattern"]))
+
+    if "claimed_levels" in step:
+        yield levels.verify(model, step)
+    if "claimed_arithmetic" in step:
+        given = _arithmetic(model)
+        _require(name, f"matrix products in {step['claimed_arithmetic']}", given, step["claimed_arithmetic"])
+        yield f"matrix products are {given}"
+
+
+def _standing(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave of several claims about one thing the last: what one step claimed, a later one changes by claiming it anew."""
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for step in reversed(steps):
+        kept = dict(step)
+        for claim in ("claimed_layers", "claimed_parameters"):
+            if (claim, "") in seen:
+                kept.pop(claim, None)
+            elif claim in step:
+                seen.add((claim, ""))
+        for claim in ("claimed_modules", "claimed_config"):
+            kept[claim] = {about: value for about, value in step.get(claim, {}).items() if (claim, about) not in seen}
+            seen.update((claim, about) for about in kept[claim])
+        found.append(kept)
+    return found[::-1]
 
 
 BUG = "this is a bug in the step: please report it"
@@ -169,13 +222,68 @@ def _require(step: str, what: str, found: object, claimed: object, remedy: str =
         raise RecipeError(f"{step} claims {what}, the built model has {found}", field="realised", remedy=remedy)
 
 
+MASK = "a later step filled zeros again or removed them: put it before the pruning, and use quantisers whose grid holds zero"
+
+
 def _zeros(model: nn.Module, step: str, claimed: float) -> str:
-    """Count the zeros of the body's dense weights; a claim holds to a thousandth."""
-    dense = [module.weight for name, module in model.named_modules()
-             if isinstance(module, nn.Linear) and type(module.weight) is nn.Parameter and name.rpartition(".")[2] != "lm_head"]
-    held = sum(weight.numel() for weight in dense)
-    share = sum(int((weight == 0).sum()) for weight in dense) / held if held else 0.0
+    """Count the zeros of the body's weights; a claim holds to a thousandth."""
+    zeros = held = 0
+    for values in _values(model, step):
+        zeros += int((values == 0).sum())
+        held += values.numel()
+    if not held:
+        raise RecipeError(f"{step} claims zeros, and there is no linear layer left to count them in", field="realised", remedy=MASK)
+    share = zeros / held
     if share < claimed - 1e-3:
         raise RecipeError(f"{step} claims that {claimed:.1%} of the weights are zero, in the built model {share:.1%} are",
-                          field="realised", remedy=BUG)
+                          field="realised", remedy=MASK)
     return f"{share:.1%} of the weights are zero"
+
+
+def _pattern(model: nn.Module, step: str, claimed: str) -> str:
+    """Look for more than n non-zero weights among m neighbours in a row (`2:4`)."""
+    kept, of = (int(part) for part in claimed.split(":"))
+    for values in _values(model, step):
+        most = int((values.view(len(values), -1, of) != 0).sum(-1).max())
+        if most > kept:
+            raise RecipeError(f"{step} claims the pattern {claimed}, in the built model {most} of {of} neighbours are not zero",
+                              field="realised", remedy=MASK)
+    return f"at most {kept} of {of} neighbours in a row are not zero"
+
+
+def _values(model: nn.Module, step: str) -> Iterator[torch.Tensor]:
+    """Yield what each of the body's linear layers multiplies by, packed weights unpacked."""
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or name.rpartition(".")[2] == "lm_head":
+            continue
+        weight = module.weight.detach()
+        state = getattr(module.weight, "quant_state", None)
+        if state is not None:
+            from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415 - heavy, and only where it packed the weights
+
+            weight = dequantize_4bit(module.weight.data, state)
+        elif type(weight) is not torch.Tensor:
+            unpack = next((getattr(weight, way) for way in ("dequantize", "to_dense")
+                           if getattr(type(weight), way) is not getattr(torch.Tensor, way)), None)
+            if unpack is None:
+                raise RecipeError(f"{step} claims zeros, which cannot be counted in {name}, a {type(weight).__name__}",
+                                  field="realised", remedy="use another quantiser behind the pruning")
+            weight = unpack()
+        yield whole(weight)
+
+
+def _arithmetic(model: nn.Module) -> str:
+    """Return the dtype that the first linear layer gives in a forward pass, as torch names it."""
+    layer = next(module for module in model.modules() if isinstance(module, nn.Linear))
+    found: list[torch.dtype] = []
+
+    def look(_layer: nn.Module, _args: object, output: torch.Tensor) -> None:
+        found.append(output.dtype)
+
+    handle = layer.register_forward_hook(look)
+    try:
+        with torch.inference_mode():
+            model(torch.zeros((1, 1), dtype=torch.long, device=layer.weight.device))
+    finally:
+        handle.remove()
+    return str(found[0]).removeprefix("torch.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from jouleboard import structure
 from jouleboard.engines import parallel
 from jouleboard.errors import RecipeError
 
@@ -15,10 +16,16 @@ def dense(folder: str, dtype: torch.dtype, device: str, group: parallel.Group) -
     """Load the dense weights, or this rank's share of them.
 
     Raises:
-        RecipeError: they are quantised already.
+        RecipeError: they are quantised already, or structural edits cannot be made again.
     """
+    edited = structure.is_edited(folder)
+    if edited and group.several:
+        raise RecipeError(f"factorised, shared or inserted layers are not split over {group.world} devices here", field="steps",
+                          remedy="run this recipe with a profile of one device")
     if group.several:
         model = parallel.load(folder, dtype, group)
+    elif edited:
+        model = structure.load(folder, dtype).to(device)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False).to(device)
     if getattr(model.config, "quantization_config", None) is not None:

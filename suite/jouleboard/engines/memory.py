@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from jouleboard import hostmemory
+from jouleboard.engines import kvcache
+from jouleboard.runtime import PLAIN, Runtime
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,11 +49,13 @@ class Need:
 
 
 def need(
-    model: PreTrainedModel, dtype: torch.dtype, *, batch: int, prompt_tokens: int, output_tokens: int, ranks: int = 1
+    model: PreTrainedModel, dtype: torch.dtype, *, batch: int, prompt_tokens: int, output_tokens: int, ranks: int = 1,
+    runtime: Runtime = PLAIN,
 ) -> Need:
     """Estimate what one forward pass over a batch of prompts and the decoding behind it need.
 
-    - cache: 2 (keys and values) x layers x key-value heads x head dimension x dtype bytes x batch x (prompt + output);
+    - cache: 2 (keys and values) x layers x key-value heads x head dimension x dtype bytes x batch x (prompt + output), unless it is
+      of another kind (`kvcache.need_bytes`);
     - logits: batch x vocabulary x (dtype bytes + 4), for the last position only;
     - activations of one layer: batch x prompt x ((8 hidden + 3 intermediate) x dtype bytes + 3 hidden x 4), and with eager
       attention its scores, batch x heads x prompt x prompt x (dtype bytes + 4); twice that on a CPU (see `CPU_SLACK`);
@@ -66,11 +70,10 @@ def need(
         prompt_tokens: per sequence.
         output_tokens: per sequence.
         ranks: how many share the model; what one of them needs is returned.
+        runtime: how the model is run.
     """
     config = model.config.get_text_config()
     heads = int(config.num_attention_heads)
-    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     intermediate = int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     per_token = (
         (HIDDEN_COPIES * config.hidden_size + INTERMEDIATE_COPIES * intermediate / ranks) * dtype.itemsize
@@ -79,8 +82,7 @@ def need(
     eager = getattr(model.config, "_attn_implementation", None) == "eager"
     scores = batch * heads * prompt_tokens**2 * (dtype.itemsize + FLOAT32_BYTES) / ranks if eager else 0
     return Need(
-        cache_bytes=2 * config.num_hidden_layers * kv_heads * head_dim * dtype.itemsize * batch
-        * (prompt_tokens + output_tokens) // ranks,
+        cache_bytes=kvcache.need_bytes(config, dtype, runtime, batch=batch, tokens=prompt_tokens + output_tokens) // ranks,
         logits_bytes=batch * config.vocab_size * (dtype.itemsize + FLOAT32_BYTES),
         activation_bytes=int(batch * prompt_tokens * per_token + scores) * (1 if model.device.type == "cuda" else CPU_SLACK),
         scratch_bytes=config.vocab_size * config.hidden_size * FLOAT32_BYTES // ranks,

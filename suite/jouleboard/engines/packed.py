@@ -172,15 +172,21 @@ def score(
     Returns:
         The log-likelihood of each wanted token, and each row's most likely token.
     """
-    pairs = torch.tensor(wanted, dtype=torch.long, device=logits.device).reshape(-1, 2)
-    size = SOFTMAX_ROWS.get(logits.device.type, OTHER_ROWS)
-    bounds = np.searchsorted([row for row, _ in wanted], range(0, len(logits) + size, size))
+    size, vocabulary = SOFTMAX_ROWS.get(logits.device.type, OTHER_ROWS), logits.shape[-1]
+    pairs = np.array(wanted, dtype=np.int64).reshape(-1, 2)
+    bounds = np.searchsorted(pairs[:, 0], range(0, len(logits) + size, size))
+    # Where each wanted value stands in its piece.
+    places = torch.from_numpy(pairs[:, 0] % size * vocabulary + pairs[:, 1]).to(logits.device)
+    # The same memory for all pieces: taken anew for each, it costs a third as much as the softmax itself. On a processor a row is
+    # written when the softmax has gone over it, so the result may stand in the place of its input: a tenth faster.
+    copies = 1 if logits.device.type == "cpu" else 2
+    room = torch.empty((copies, min(size, len(logits)), vocabulary), dtype=dtype, device=logits.device)
     found, greedy = [], []
     for number, rows in enumerate(torch.split(logits, size)):
-        likely = torch.log_softmax(rows, dim=-1, dtype=dtype)
+        wide = rows if rows.dtype == dtype else room[0, : len(rows)].copy_(rows)
+        likely = torch.log_softmax(wide, dim=-1, out=room[-1, : len(rows)])
         greedy.append(_argmax(likely))
-        mine = pairs[bounds[number] : bounds[number + 1]]
-        found.append(likely[mine[:, 0] - number * size, mine[:, 1]])
+        found.append(likely.take(places[bounds[number] : bounds[number + 1]]))
     return torch.cat(found).tolist(), torch.cat(greedy)
 
 

@@ -26,6 +26,7 @@ from jouleboard.engines.inspect import held_here
 from jouleboard.engines.place import RankPlace, launch
 from jouleboard.errors import RecipeError, UnitError
 from jouleboard.journal import Answer
+from jouleboard.runtime import PLAIN, Runtime
 
 if TYPE_CHECKING:
     from torch import nn
@@ -162,6 +163,21 @@ def require_dense(weight_bits: int | None, place: RankPlace | None) -> None:
     if place is not None and weight_bits is not None:
         raise RecipeError(f"quantised weights are not split over {place.world} devices here", field="steps",
                           remedy="run this recipe with a profile of one device; dense and depth-pruned variants run on several")
+
+
+def require_plain(runtime: Runtime, place: RankPlace | None) -> None:
+    """Refuse recipes that change how the model is run, where several ranks run it.
+
+    Args:
+        runtime: of the recipe.
+        place: of this rank; None: it computes alone.
+
+    Raises:
+        RecipeError: the recipe has steps of stage `runtime`, and there are several ranks.
+    """
+    if place is not None and runtime != PLAIN:
+        raise RecipeError(f"other caches, compiled passes and drafts were not tried over {place.world} devices", field="steps",
+                          remedy="run this recipe with a profile of one device")
 
 
 def load(folder: str, dtype: torch.dtype, group: Group) -> PreTrainedModel:

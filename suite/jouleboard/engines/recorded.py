@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import torch
 
 from jouleboard import replays
 from jouleboard.engines import generation, packed
+from jouleboard.engines.head import KeptLogits
 from jouleboard.engines.packed import Prepared
 from jouleboard.engines.reference import ReferenceLM
 from jouleboard.engines.shared import SharedPrefixLM
@@ -29,14 +31,19 @@ def read_batches(path: Path) -> list[list[ReplayRow]]:
     return msgspec.json.decode(path.read_bytes(), type=list[list[ReplayRow]])
 
 
-def prepare(lm: ReferenceLM, batches: Sequence[Sequence[ReplayRow]]) -> list[Recorded]:
+def prepare(lm: ReferenceLM, batches: Sequence[Sequence[ReplayRow]], *, own_batch_size: bool = False) -> list[Recorded]:
     """Make what an engine computes of recorded batches, before anything is timed.
 
     Those that are scored have zeros on the right up to the longest row, as lm-eval pads. Where packed batches meet a variant
     that the reference engine computes, it computes the same requests in its own way.
+
+    Args:
+        lm: the engine.
+        batches: as they were recorded.
+        own_batch_size: whether the engine's batch size is not the one that they were recorded with.
     """
-    if not isinstance(lm, SharedPrefixLM):
-        batches = replays.plain(batches, int(lm.batch_size))
+    batches = replays.as_run(batches, batch_size=int(lm.batch_size), own_batch_size=own_batch_size,
+                             packs=isinstance(lm, SharedPrefixLM), refills=lm.running.runtime.refills)
     if not lm.takes_in:
         batches = replays.apart(batches)
     prefix_tokens = 0
@@ -65,6 +72,7 @@ def replay(lm: ReferenceLM, batches: Sequence[Recorded]) -> Iterator[torch.Tenso
         generated one those of each step. Nothing for a prefix.
     """
     held: DynamicCache | None = None
+    kept = KeptLogits(lm.model) if isinstance(lm, SharedPrefixLM) else contextlib.nullcontext()
     for batch in batches:
         if isinstance(batch, torch.Tensor):
             yield lm.score_batch(batch)
@@ -74,6 +82,8 @@ def replay(lm: ReferenceLM, batches: Sequence[Recorded]) -> Iterator[torch.Tenso
             if batch.is_prefix:
                 held = packed.hold(lm.model, batch)
             else:
-                yield packed.most_likely(lm.model, batch, held, lm.softmax_dtype)
+                with kept:
+                    most_likely = packed.most_likely(lm.model, batch, held, lm.softmax_dtype)
+                yield most_likely
         else:
             yield from generation.replay(lm, batch)

@@ -21,6 +21,7 @@ from jouleboard.engines import decoding, generation, prefixes
 from jouleboard.engines.inspect import fingerprint
 from jouleboard.engines.parallel import Keeps
 from jouleboard.engines.rows import Ask
+from jouleboard.engines.running import Running
 from jouleboard.errors import RecipeError, UnitError
 from jouleboard.journal import Answer
 from jouleboard.records import ReplayRow, SelfCheck
@@ -136,8 +137,17 @@ class ReferenceLM(HFLM):
         batch_size: int,
         max_length: int,
         on_batch: Callable[[int], None] = lambda _rows: None,
+        running: Running | None = None,
     ) -> None:
         """Wrap a built model and make sure that wrapping changed none of its weights.
+
+        Args:
+            model: the built variant.
+            tokenizer: its own.
+            batch_size: rows at once.
+            max_length: tokens of its context.
+            on_batch: told how many requests a batch has answered.
+            running: how the variant is run; None: as transformers runs it.
 
         Raises:
             RecipeError: the wrapper altered the weights.
@@ -152,6 +162,7 @@ class ReferenceLM(HFLM):
         if fingerprint(model) != before:
             raise RecipeError("lm-eval's wrapper changed the variant's weights", field="realised",
                               remedy="this is a bug in Jouleboard: please report it with the recipe")
+        self.running = running or Running()
         self.tally = Tally()
         self._on_batch = on_batch
         self._served: dict[tuple[int, ...], list[tuple[int, int]]] = {}
@@ -222,6 +233,12 @@ class ReferenceLM(HFLM):
         # lm-eval pads with zeros on the right.
         if batch is None or inps.tolist() != [[*row, *[0] * (inps.shape[1] - len(row))] for row in batch.rows]:
             raise _unplanned()
+        return self._logits(inps, *args, **kwargs)
+
+    def _logits(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Compute a batch's logits as lm-eval does, compiled where all passes of the variant are."""
+        if self.running.compiles_all:
+            return self.running.scored(inps)
         logits: torch.Tensor = super()._model_call(inps, *args, **kwargs)
         return logits
 
@@ -237,10 +254,11 @@ class ReferenceLM(HFLM):
         return [one.text for one in generation.generate(self, asked, self._journal, self._on_batch)]
 
     def decode(
-        self, prompts: Sequence[Sequence[int]], *, joins: decoding.Joins, stays: decoding.Stays, most: int  # noqa: ARG002 - caches grow
+        self, prompts: Sequence[Sequence[int]], *, joins: decoding.Joins, stays: decoding.Stays, most: int
     ) -> Iterator[torch.Tensor]:
-        """Decode rows for as long as they go on; see `decoding.decode`."""
-        rows = decoding.Rows(self.model, pad=int(self.tokenizer.pad_token_id or 0))
+        """Decode rows for as long as they go on, `most` tokens each; see `decoding.decode`."""
+        rows = decoding.Rows(self.model, pad=int(self.tokenizer.pad_token_id or 0), running=self.running.alone(int(self.batch_size)),
+                             most=most)
         return decoding.decode(rows, prompts, joins=joins, stays=stays)
 
     def score_batch(self, rows: torch.Tensor) -> torch.Tensor:
@@ -252,7 +270,7 @@ class ReferenceLM(HFLM):
         Returns:
             The most likely next token at every position, shape [batch, tokens].
         """
-        logits = super()._model_call(rows.to(self.device))
+        logits = self._logits(rows.to(self.device))
         return torch.log_softmax(logits, dim=-1, dtype=self.softmax_dtype).argmax(dim=-1)
 
 

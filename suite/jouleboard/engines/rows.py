@@ -13,8 +13,8 @@ import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-ROW_TOKENS = 128
-"""A batch has at most so many tokens for each sequence of the plan's batch size, padding included."""
+from jouleboard.replays import ROW_TOKENS
+
 ROW_SCORES = 64
 """And at most so many scored places: each needs a row of logits as wide as the vocabulary."""
 FULL_ROW = 64

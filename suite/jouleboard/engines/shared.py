@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 
 from jouleboard import replays
-from jouleboard.engines import packed, prefixes, selfcheck
+from jouleboard.engines import fitness, packed, prefixes, selfcheck
+from jouleboard.engines.head import KeptLogits
 from jouleboard.engines.parallel import Keeps
 from jouleboard.engines.reference import ReferenceLM, Request, Tally, is_rolling, require_finite
 from jouleboard.engines.rows import Ask, Packed
@@ -27,6 +27,8 @@ from jouleboard.records import ReplayRow
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+    from jouleboard.engines.running import Running
 
 NAME = "shared-prefix"
 
@@ -44,11 +46,12 @@ class SharedPrefixLM(ReferenceLM):
         batch_size: int,
         max_length: int,
         on_batch: Callable[[int], None] = lambda _rows: None,
+        running: Running | None = None,
     ) -> None:
-        """Wrap a built model that `fitness.refusal` has nothing against."""
+        """Wrap a built model that `fitness.refusal` has nothing against; the arguments are those of the reference engine."""
         # lm-eval encodes a context again for each of its choices.
         self._encode = functools.lru_cache(maxsize=2)(super().tok_encode)
-        super().__init__(model, tokenizer, batch_size=batch_size, max_length=max_length, on_batch=on_batch)
+        super().__init__(model, tokenizer, batch_size=batch_size, max_length=max_length, on_batch=on_batch, running=running)
         self._items: list[int] | None = None
         self._answered = 0
 
@@ -84,10 +87,12 @@ class SharedPrefixLM(ReferenceLM):
         plan = prefixes.plan(asks, batch_size=int(self.batch_size), max_length=self.max_length)
         self.tally.count_least(plan.least_tokens)
         checker = self._checker(requests)
-        prefix = _Prefix(self)
+        prefix, kept = _Prefix(self), KeptLogits(self.model)
         found: dict[int, tuple[float, bool]] = {}
         for batch in plan.batches:
-            answers = dict(zip((one.place for one in batch.served), self._packed_answers(batch, asks, prefix), strict=True))
+            with kept:
+                values = self._packed_answers(batch, asks, prefix)
+            answers = dict(zip((one.place for one in batch.served), values, strict=True))
             if checker is not None:
                 checker.add(answers)
             found |= answers
@@ -146,7 +151,7 @@ class SharedPrefixLM(ReferenceLM):
             return None
         places = selfcheck.first_items(self._items)
         answers = self.reference_answers([requests[place] for place in places])
-        return selfcheck.Checker(is_float32=self.model.dtype == torch.float32, expected={
+        return selfcheck.Checker(is_float32=fitness.computes_in_float32(self.model), expected={
             place: selfcheck.Checked(item=self._items[place], place=place, tokens=len(requests[place][2]),
                                      chars=len(requests[place][0][1]), answer=answer)
             for place, answer in zip(places, answers, strict=True)})

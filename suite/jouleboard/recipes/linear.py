@@ -21,6 +21,11 @@ def body_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, module
 
 
+def parameters(model: nn.Module) -> int:
+    """Return the number of weights, those that are used in several places once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def require_divisible(model: nn.Module, group_size: int) -> int:
     """Return the number of body linears; refuse where a quantiser would skip one in silence.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jouleboard.engines import greedy
 from jouleboard.engines.edge import gguffile, stepwise
 from jouleboard.engines.edge.interface import EngineCache, Exported, Goes, Handed, Loop
 from jouleboard.errors import RecipeError, UnitError
@@ -211,13 +212,13 @@ class LlamaRows(EngineCache):
         logits = self.context.compute([token for prompt in prompts for token in prompt],
                                       np.concatenate([np.arange(length) for length in self._prompts]),
                                       np.repeat(self._rows, self._prompts), wanted)
-        self.tokens = self._first = stepwise.best(torch.from_numpy(logits))
+        self.tokens = self._first = greedy.best(torch.from_numpy(logits))
 
     def step(self) -> None:
         """Give every row one more token."""
         logits = self.context.compute(self.tokens[:, 0].tolist(), self.lengths, self._rows, np.ones(len(self._rows), bool))
         self.lengths = self.lengths + 1
-        self.tokens = stepwise.best(torch.from_numpy(logits))
+        self.tokens = greedy.best(torch.from_numpy(logits))
 
     def keep(self, staying: Sequence[int]) -> None:
         """Drop all rows but some."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from jouleboard.engines.edge.model import EdgeModel
+    from jouleboard.engines.running import Running
 
 
 class EdgeLM(ReferenceLM):
@@ -30,9 +31,10 @@ class EdgeLM(ReferenceLM):
         batch_size: int,
         max_length: int,
         on_batch: Callable[[int], None] = lambda _rows: None,
+        running: Running | None = None,
     ) -> None:
-        """Wrap a model whose place an engine has taken."""
-        super().__init__(model, tokenizer, batch_size=batch_size, max_length=max_length, on_batch=on_batch)
+        """Wrap a model whose place an engine has taken; no step that says how torch runs it can stand beside it."""
+        super().__init__(model, tokenizer, batch_size=batch_size, max_length=max_length, on_batch=on_batch, running=running)
         self.engine_name = model.computed_by
 
     def decode(self, prompts: Sequence[Sequence[int]], *, joins: Joins, stays: Stays, most: int) -> Iterator[torch.Tensor]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jouleboard.engines import greedy
 from jouleboard.engines.edge import onnxgraph, stepwise
 from jouleboard.engines.edge.interface import EngineCache, Exported, Goes, Handed, Loop
 from jouleboard.errors import RecipeError
@@ -196,4 +197,4 @@ class OnnxRows(EngineCache):
         self._binding.bind_cpu_input(onnxgraph.PLACES, (counts - 1)[:, None, None])
         self._binding.bind_ortvalue_output(onnxgraph.LOGITS, OrtValue.ortvalue_from_numpy(logits))
         self._session.run_with_iobinding(self._binding)
-        return stepwise.best(torch.from_numpy(logits[:, 0]))
+        return greedy.best(torch.from_numpy(logits[:, 0]))

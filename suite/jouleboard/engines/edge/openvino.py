@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from jouleboard.engines import greedy
 from jouleboard.engines.edge import openvinograph, stepwise
 from jouleboard.engines.edge.interface import EngineCache, Exported, Goes, Handed, Loop, Weight
 
@@ -157,4 +158,4 @@ class OpenvinoRows(EngineCache):
         places = np.full((len(ids), 1, 1), ids.shape[1] - 1, np.int64)
         logits = run(self._request, ids, self._mask, self._going, places)
         self._going = np.arange(len(ids))
-        return stepwise.best(logits[:, 0])
+        return greedy.best(logits[:, 0])

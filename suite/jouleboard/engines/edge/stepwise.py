@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 
 from jouleboard.engines.edge.interface import Goes, Loop
-from jouleboard.errors import UnitError
 
 
 class Session(Protocol):
@@ -52,23 +51,3 @@ def loop(session: Session, steps: int) -> Loop:
             yield session.tokens
 
     return again
-
-
-def best(logits: torch.Tensor) -> torch.Tensor:
-    """Return the most likely tokens.
-
-    Args:
-        logits: shape [rows, vocabulary].
-
-    Returns:
-        Token ids, shape [rows, 1].
-
-    Raises:
-        UnitError: they are not finite.
-    """
-    found = logits.max(dim=-1, keepdim=True)
-    # One comparison a row: a NaN anywhere in a row is its maximum.
-    if not bool(torch.isfinite(found.values).all()):
-        raise UnitError("the model's logits are not finite", field="quality", kind="non-finite",
-                        remedy="the recipe broke the model: use a gentler one, or another engine")
-    return found.indices
