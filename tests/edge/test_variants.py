@@ -85,7 +85,10 @@ def test_a_quantised_engine_is_probed_and_says_what_it_is(folder, name, words):
     assert engine.beside == ("transformers", __import__("transformers").__version__)
     assert engine.version[0].isdigit()
     assert built.realised.quantised_tensors >= 16
-    assert built.steps == (msgspec.to_builtins(step(name, **words)),)
+    (told,) = built.steps
+    assert told.items() >= msgspec.to_builtins(step(name, **words)).items()
+    # Exporting and loading is on the step's bill.
+    assert told["bill"]["duration_s"] > 0
     assert built.realised.claims[-1].endswith(f"were given to {engine.name}")
     assert built.fallback is None
     assert (prefill.loops, prefill.step_s) == (1, ())
@@ -122,6 +125,7 @@ def test_more_threads_are_more_threads(folder):
 
 def test_several_devices_are_refused(folder):
     from jouleboard import computing
+    from jouleboard.engines.running import Running
     from jouleboard.errors import RecipeError
 
     class Two:
@@ -131,7 +135,8 @@ def test_several_devices_are_refused(folder):
             return [mine, "cuda:1"]
 
     with pytest.raises(RecipeError, match="computes on one device"):
-        computing.choose(build(folder), recipe("ctranslate2"), Two(), model=None, tokenizer=None, steps=[{"step": "ctranslate2"}])
+        computing.choose(build(folder), recipe("ctranslate2"), Two(), model=None, tokenizer=None, steps=[{"step": "ctranslate2"}],
+                         running=Running())
 
 
 ASKED = ("ab c", "a long prompt of many letters, the longest", "middling, twenty two", "x", "yes, yes")
