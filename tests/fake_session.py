@@ -149,7 +149,7 @@ class FakeWorkforce(Workforce):
 def family_of(hardware: str = "x86-vm", energy: EnergyPlan = PLAN) -> Family:
     """Give a base and two variants of the quick plan, with one task."""
     prefill = msgspec.structs.replace(catalogue.plan("quick").prefill, batches=(1, 64))
-    return part_of_quick(("bf16", "int8-weight-only", "drop-6-layers"), TASKS, hardware, energy=energy, prefill=prefill)
+    return part_of_quick(("bf16", "int8-weight-only", "kv-int8"), TASKS, hardware, energy=energy, prefill=prefill)
 
 
 def part_of_quick(recipes: tuple[str, ...], tasks: tuple[str, ...], hardware: str = "x86-vm", **changes: Any) -> Family:

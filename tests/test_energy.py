@@ -237,7 +237,7 @@ def test_a_variant_that_fails_in_a_trial_is_left_out_and_the_others_go_on(family
     session.workers["int8-weight-only"] = FakeWorker("int8-weight-only", [], die)
     record = complete(session)
     assert "int8-weight-only" not in record.held
-    assert len(record.held["drop-6-layers"].trials) == 4
+    assert len(record.held["kv-int8"].trials) == 4
     failed = store.read_report(session.folder.entry(family.recipes[1]) / store.REPORT)
     assert (failed.status, failed.tasks[0].task) == ("failed", TASKS[0])
 
@@ -339,9 +339,9 @@ def test_a_variant_that_joins_too_late_keeps_its_scores_and_is_said(family: Fami
     second = session_of(family, tmp_path)
     record = complete(second)
     assert record.pieces == 2
-    assert "drop-6-layers came too late" in second.display.stream.getvalue()
+    assert "kv-int8 came too late" in second.display.stream.getvalue()
     assert second.state["bf16"].complete
-    assert not second.state["drop-6-layers"].complete
+    assert not second.state["kv-int8"].complete
 
 
 def test_a_cell_that_does_not_fit_is_left_out_and_the_others_are_measured(family: Family, tmp_path: Path) -> None:

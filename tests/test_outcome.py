@@ -132,7 +132,7 @@ def test_an_error_becomes_a_failed_entry_of_its_kind_with_a_remedy(
     assert failed is not None
     assert (failed.phase, failed.code, failed.task, failed.log_tail) == ("quality", code, TASKS[0], "tail")
     assert failed.remedy == failures.REMEDIES[code]
-    assert [recipe.id for recipe in session.alive] == ["bf16", "drop-6-layers"]
+    assert [recipe.id for recipe in session.alive] == ["bf16", "kv-int8"]
 
 
 def test_the_remedy_of_an_error_comes_before_that_of_its_code_but_see_the_log_is_none(tmp_path: Path) -> None:

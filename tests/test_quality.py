@@ -63,7 +63,7 @@ class Scorer:
 
 @pytest.fixture(scope="module")
 def family() -> Family:
-    return part_of_quick(("bf16", "drop-6-layers"), TASKS)
+    return part_of_quick(("bf16", "kv-int8"), TASKS)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_each_finished_task_has_a_record_and_its_journal_is_gone(start):
 
 
 def test_the_worker_is_told_where_to_keep_batches_and_of_what(start):
-    one, other = Scorer("bf16"), Scorer("drop-6-layers")
+    one, other = Scorer("bf16"), Scorer("kv-int8")
     score(start(one, other))
     told = {(request.journal, request.origin_sha256) for request in [*one.asked, *other.asked]}
     assert len(told) == 4
@@ -286,7 +286,7 @@ def test_other_items_or_weights_are_scored_anew(start):
 @pytest.mark.parametrize("kind", ["non-finite", "data", "error", "out-of-memory", "unsupported"])
 def test_where_one_task_fails_the_others_are_scored_and_kept_and_the_entry_names_it(start, kind: FailureCode):
     scorer = Scorer("bf16", {TASKS[0]: UnitError("it broke", kind=kind)})
-    session = start(scorer, Scorer("drop-6-layers"))
+    session = start(scorer, Scorer("kv-int8"))
     score(session)
     assert scorer.tasks == list(TASKS)
     found = report(session, "bf16")
@@ -295,7 +295,7 @@ def test_where_one_task_fails_the_others_are_scored_and_kept_and_the_entry_names
     assert {item.task for item in store.read_items(session.folder.entry(session.family.base))} == {TASKS[1]}
     assert not session.state["bf16"].quality_done
     assert scorer.closed
-    assert report(session, "drop-6-layers").status == "quality-only"
+    assert report(session, "kv-int8").status == "quality-only"
     assert check.check_paths([session.folder.root]).problems == []
 
 
@@ -406,7 +406,7 @@ class Slow(Scorer):
 def test_a_deadline_inside_a_task_ends_all_workers_keeps_their_journals_and_fails_nobody(start, monkeypatch):
     monkeypatch.setattr(quality.os, "cpu_count", lambda: 64)
     held: list[Session] = []
-    silent = Slow("drop-6-layers", held, silent=True)
+    silent = Slow("kv-int8", held, silent=True)
     slow = Slow("bf16", held, beside=silent)
     session = start(slow, silent)
     session.deadline_s = time.monotonic() + 3600
@@ -414,14 +414,14 @@ def test_a_deadline_inside_a_task_ends_all_workers_keeps_their_journals_and_fail
     with pytest.raises(OutOfTimeError):
         score(session)
     assert (slow.told, slow.closed, silent.closed) == (3, True, True)
-    for recipe in ("bf16", "drop-6-layers"):
+    for recipe in ("bf16", "kv-int8"):
         assert works(session, recipe=recipe).journal.is_file()
         assert not session.state[recipe].quality_done
         assert session.state[recipe].failure is None
     assert not list(session.folder.root.rglob(store.REPORT))
-    again = start(Scorer("bf16", resumed=2), Scorer("drop-6-layers"))
+    again = start(Scorer("bf16", resumed=2), Scorer("kv-int8"))
     score(again)
-    assert {report(again, recipe).status for recipe in ("bf16", "drop-6-layers")} == {"quality-only"}
+    assert {report(again, recipe).status for recipe in ("bf16", "kv-int8")} == {"quality-only"}
 
 
 def test_a_deadline_behind_the_last_request_of_a_task_lets_its_record_be_written(start, monkeypatch):

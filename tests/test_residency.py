@@ -186,7 +186,7 @@ def test_no_more_than_two_variants_are_ever_in_memory_and_all_are_measured(famil
     assert all(worker.closed for worker in session.workforce.made)
     assert [who for who, name, _ in asked if name.startswith("trial-")] == [slot.recipe for slot in record.order]
     assert len(record.held["bf16"].trials) == 2 * 2 * 2, "the base is measured beside each variant"
-    for name in ("int8-weight-only", "drop-6-layers"):
+    for name in ("int8-weight-only", "kv-int8"):
         held = record.held[name]
         assert (len(held.trials), held.live is not None, len(held.probes)) == (4, True, 4)
     assert [(one.when, one.context) for one in record.idle] == [
@@ -308,7 +308,7 @@ def test_a_group_that_was_measured_to_its_end_is_not_built_again(family: Family,
     asked: list[Any] = []
     session = session_of(family, tmp_path, asked=asked, residency="pair")
     complete(session)
-    assert [who for who, name, _ in asked if name == "build"] == ["bf16", "drop-6-layers"]
+    assert [who for who, name, _ in asked if name == "build"] == ["bf16", "kv-int8"]
     report = store.read_report(session.folder.entry(family.recipes[1]) / store.REPORT)
     assert report.realised == fake_session.built("int8-weight-only").realised
     assert report.build is not None
@@ -347,7 +347,7 @@ def test_a_variant_that_is_not_the_one_that_was_scored_fails_and_is_not_measured
     assert session.state["int8-weight-only"].failure.phase == "build"
     assert "other weights" in session.state["int8-weight-only"].failure.reason
     assert "int8-weight-only" not in record.held
-    assert session.state["drop-6-layers"].complete
+    assert session.state["kv-int8"].complete
 
 
 def test_a_variant_whose_second_build_fails_is_left_out_with_its_group_and_the_others_go_on(family: Family, tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_a_variant_whose_second_build_fails_is_left_out_with_its_group_and_the_o
 
     def start(name: str, log: Path, **more: Any) -> Any:
         worker = real(name, log, **more)
-        if name == "drop-6-layers":
+        if name == "kv-int8":
             def die(_window: str) -> None:
                 raise UnitError("it died", kind="crash")
 
@@ -366,7 +366,7 @@ def test_a_variant_whose_second_build_fails_is_left_out_with_its_group_and_the_o
 
     session.workforce.start = start
     record = complete(session)
-    assert session.state["drop-6-layers"].failure.phase == "build"
+    assert session.state["kv-int8"].failure.phase == "build"
     assert session.state["int8-weight-only"].complete
     assert len(record.held["bf16"].trials) == 4, "the base is not measured beside nobody"
     assert [one.when for one in record.canary] == ["before", "after"]
@@ -406,7 +406,7 @@ def test_in_pairs_variants_are_built_scored_and_ended_one_after_another_and_buil
     assert scored == [(recipe.id, [recipe.id]) for recipe in family.recipes]
     assert session.workforce.most == 2
     assert [who for who, name, _ in asked if name == "build"] == [
-        "bf16", "int8-weight-only", "drop-6-layers", "bf16", "int8-weight-only", "drop-6-layers"]
+        "bf16", "int8-weight-only", "kv-int8", "bf16", "int8-weight-only", "kv-int8"]
     assert all(state.complete for state in session.state.values())
 
 
@@ -422,7 +422,7 @@ def test_auto_falls_back_to_pairs_when_a_build_takes_more_than_was_thought(
     assert session.residency == "pair"
     assert session.begun.residency == "pair"
     # Those that waited in vain, then each alone for the quality pass (all were scored before), and for the energy.
-    assert [who for who, name, _ in asked if name == "build"] == ["bf16", "bf16", "int8-weight-only", "drop-6-layers"]
+    assert [who for who, name, _ in asked if name == "build"] == ["bf16", "bf16", "int8-weight-only", "kv-int8"]
 
 
 def test_a_variant_fails_where_two_do_not_fit_and_the_base_alone_is_measured(
@@ -435,7 +435,7 @@ def test_a_variant_fails_where_two_do_not_fit_and_the_base_alone_is_measured(
     said = session.display.stream
     assert isinstance(said, io.StringIO)
     assert energy.measure(session)
-    for name in ("int8-weight-only", "drop-6-layers"):
+    for name in ("int8-weight-only", "kv-int8"):
         failure = session.state[name].failure
         assert failure.code == "out-of-memory"
         assert "beside bf16" in failure.reason
@@ -452,7 +452,7 @@ def test_the_identity_of_a_session_is_that_of_what_was_built(family: Family, tmp
 
 
 @pytest.mark.parametrize("error", [TooLargeError("its weights do not fit"), UnitError("the kernel killed it", kind="out-of-memory")])
-@pytest.mark.parametrize("victim", ["bf16", "drop-6-layers"])
+@pytest.mark.parametrize("victim", ["bf16", "kv-int8"])
 def test_auto_falls_back_to_pairs_when_a_build_runs_out_of_memory(
     error: UnitError, victim: str, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

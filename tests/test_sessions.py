@@ -21,7 +21,7 @@ from jouleboard.traces import HEADER
 from tests import fake_session
 from tests.fake_session import FakeWorker, complete, family_of, session_of
 
-INT8, DROP = "int8-weight-only", "drop-6-layers"
+INT8, DROP = "int8-weight-only", "kv-int8"
 
 
 @pytest.fixture(scope="module")
