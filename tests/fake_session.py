@@ -97,6 +97,8 @@ class FakeWorker:
         opened()
         self._stop(name)
         self.asked.append((self.name, name, request))
+        # A fast machine comes here within the microsecond that a window lasts at the least.
+        time.sleep(1e-5)
         closed, samples = window.close()
         return Measured(reply=self._reply(request), window=closed, samples=samples)
 
