@@ -62,7 +62,7 @@ class Variant:
         self._context_tokens = min(declared, getattr(model.config, "max_position_embeddings", None) or declared)
         self._warmed: set[Timed] = set()
         self.peak = memory.Peak(self._device)
-        self._asked_engine = request.engine
+        self._asks_shared = request.engine != "reference"
         self._refused = how.refused
         self._lm = how.scores(model, tokenizer, batch_size=request.batch_size, max_length=declared, on_batch=self._batch_done,
                               running=self._running)
@@ -125,7 +125,7 @@ class Variant:
 
     def _fallback(self, task: Task) -> str | None:
         """Say why the reference engine scored a task that the plan gave to another one."""
-        if self._asked_engine == "reference":
+        if not self._asks_shared:
             return None
         return self._refused or (fitness.PERPLEXITY if task.kind == "perplexity" else None)
 
@@ -144,12 +144,13 @@ class Variant:
             TooLargeError: the requests are longer than the model's context, or do not fit into memory.
             UnitError: there is no text to cut prompts from.
         """
-        why = self._running.refusal(request.batch, is_probe=False) or self._too_large(request)
+        text = torch.as_tensor(self._tokenizer(Path(request.text).read_text(encoding="utf-8"),
+                                               add_special_tokens=False)["input_ids"])
+        why = self._too_large(request) or self._running.refusal(
+            request.batch, prompt_tokens=request.prompt_tokens, text_tokens=len(text))
         if why is not None:
             raise TooLargeError(f"workload: {why}", field="workload",
                                 remedy="declare a shorter workload or a smaller batch, or use a model with a longer context")
-        text = torch.as_tensor(self._tokenizer(Path(request.text).read_text(encoding="utf-8"),
-                                               add_special_tokens=False)["input_ids"])
         if not len(text):
             raise UnitError("workload: the text that prompts are cut from is empty", field="workload",
                             remedy="name a text of at least one word")
@@ -175,7 +176,7 @@ class Variant:
         Returns:
             What was measured, or why it does not fit; then the memory that it took is given back.
         """
-        refused = self._running.refusal(request.batch, is_probe=True) if request.kind == "decode" else None
+        refused = self._running.refusal(request.batch, prompt_tokens=0, text_tokens=0) if request.kind == "decode" else None
         why = refused or self._too_large(request)
         if why is not None:
             return protocol.TooLarge(reason=why)

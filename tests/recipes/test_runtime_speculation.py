@@ -14,6 +14,7 @@ from jouleboard.engines.decoding import Rows
 from jouleboard.engines.running import Running
 from jouleboard.engines.speculation import Count, FromLayers, FromText, Speculation, without_layers
 from jouleboard.errors import RecipeError, UnitError
+from jouleboard.protocol import Work
 from jouleboard.recipes import Assisted, Context, PromptLookup
 from jouleboard.runtime import Draft, Lookup, Runtime
 
@@ -226,21 +227,26 @@ def test_the_estimate_counts_the_drafts_cache_too(model):
 
 def test_what_drafts_came_to_is_read_back(model):
     how = looking_up()
-    found = readback.read(model, how, torch.arange(7).repeat(9), [])["speculation"]
+    works = [Work(batch=1, prompt_tokens=60, output_tokens=99, of_text=True), Work(batch=1, prompt_tokens=64, output_tokens=9, of_text=True),
+             Work(batch=2, prompt_tokens=30, output_tokens=9, of_text=True), Work(batch=1, prompt_tokens=30, output_tokens=9)]
+    found = readback.read(model, how, torch.arange(7).repeat(9), works)["speculation"]
     (judged,) = found.facts["judged"]
     assert judged["same_tokens"] == judged["output_tokens"] == 64
     assert 0 < judged["accepted"] <= judged["drafted"]
     assert judged["passes"] + judged["accepted"] == 63
-    assert found.claims[0].startswith(f"behind 64 tokens of text 63 tokens took {judged['passes']} passes: ")
+    assert found.claims[0].startswith(f"behind 60 tokens of text 63 tokens took {judged['passes']} passes: ")
     assert fitness.refusal(model, running=how) is None
+    (judged,) = readback.read(model, how, torch.arange(7).repeat(9), works[1:])["speculation"].facts["judged"]
+    assert judged["prompt_tokens"] == 63
 
 
 def test_serving_several_and_probes_without_text_are_refused():
     how = looking_up()
-    assert how.refusal(1, is_probe=False) is None
-    assert how.refusal(3, is_probe=False) == "drafts are made for one sequence at a time, not for 3"
-    assert "a probe has none" in (how.refusal(1, is_probe=True) or "")
-    assert Running().refusal(3, is_probe=True) is None
+    assert how.refusal(1, prompt_tokens=50, text_tokens=50) is None
+    assert how.refusal(3, prompt_tokens=50, text_tokens=50) == "drafts are made for one sequence at a time, not for 3"
+    assert "a probe has none" in (how.refusal(1, prompt_tokens=50, text_tokens=0) or "")
+    assert "prompts of 51 tokens repeat their text of 50" in (how.refusal(1, prompt_tokens=51, text_tokens=50) or "")
+    assert Running().refusal(3, prompt_tokens=51, text_tokens=0) is None
 
 
 def test_a_recipe_says_how_drafts_are_made():

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MORE = 64
 """Tokens by which two caches differ that are compared."""
+JUDGED = 256
+"""Tokens of a prompt behind which drafts are judged, where none is served."""
 DRAFTED = 64
 """Output tokens over which drafts are judged."""
 BUG = "this is a bug in Jouleboard: please report it with the recipe and the model"
@@ -147,10 +149,12 @@ def _window(model: PreTrainedModel, running: Running, window: Window, text: torc
 
 
 def _speculation(model: PreTrainedModel, running: Running, text: torch.Tensor, works: Sequence[Work]) -> Found:
-    """Judge drafts on the very requests that are served one at a time, or on some text where none are."""
-    served = {(work.prompt_tokens, work.output_tokens) for work in works if work.batch == 1 and work.of_text}
+    """Judge drafts on the very requests that are served one at a time, or on the beginning of the text where none are."""
+    # A prompt that repeats its text would flatter them.
+    served = {(work.prompt_tokens, work.output_tokens) for work in works
+              if work.batch == 1 and work.of_text and work.prompt_tokens <= len(text)}
     found, judged = Found(), []
-    for prompt_tokens, output_tokens in sorted(served or {(MORE, DRAFTED)}):
+    for prompt_tokens, output_tokens in sorted(served or {(min(len(text), JUDGED), DRAFTED)}):
         tokens = min(DRAFTED, output_tokens)
         prompt = _cut(text, prompt_tokens)[None]
         plain, _ = _given(model, Running(), prompt, tokens)

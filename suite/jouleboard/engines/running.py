@@ -92,18 +92,24 @@ class Running:
             logits: torch.Tensor = self.compiled(_plain(ids), use_cache=False).logits
         return logits
 
-    def refusal(self, batch: int, *, is_probe: bool) -> str | None:
+    def refusal(self, batch: int, *, prompt_tokens: int, text_tokens: int) -> str | None:
         """Say why decoding is left out here; None where it is not.
 
         Args:
             batch: sequences at once.
-            is_probe: of decode steps behind tokens that are no text.
+            prompt_tokens: of each.
+            text_tokens: length of the text that prompts are cut from, which is read again when it ends; 0: they are no text.
         """
         if self.speculation is None:
             return None
-        if is_probe:
+        if not text_tokens:
             return "what a draft saves depends on the text, and a probe has none: see the serving cells"
-        return None if batch == 1 else f"drafts are made for one sequence at a time, not for {batch}"
+        if batch > 1:
+            return f"drafts are made for one sequence at a time, not for {batch}"
+        if prompt_tokens > text_tokens:
+            return (f"prompts of {prompt_tokens} tokens repeat their text of {text_tokens}, and in text that repeats itself drafts are "
+                    "nearly always right")
+        return None
 
     def sealed(self) -> AbstractContextManager[Any]:
         """Let nothing be compiled inside: a shape that would need it raises `RuntimeError`."""

@@ -19,8 +19,9 @@ class PromptLookup(Declaration, tag="prompt-lookup", tag_field="step", frozen=Tr
     """What followed the last up to `longest` tokens where they stood before is fed together with them, up to `most` tokens.
 
     Tokens are those of plain greedy decoding; fewer passes are taken where text repeats itself, so the cost depends on the text.
-    For one sequence at a time: serving cells of larger batches and decode probes are left out, and where a task's answers are
-    written several at a time they are decoded plainly.
+    For one sequence at a time: serving cells of larger batches are left out, and where a task's answers are written several at a
+    time they are decoded plainly. Decode probes, which have no text, and prompts that are longer than the text that they are cut
+    from, and so repeat it, would say nothing of the cost: they are left out too.
     """
 
     about: ClassVar[About] = About(stage="runtime", changes=("work",), sets="speculation")
