@@ -186,6 +186,16 @@ def test_a_row_alone_is_written_as_plain_rows_are(model, kind):
 
 def test_several_rows_at_a_time_are_decoded_without_drafts(model):
     how = looking_up()
+    prompts = [prompt_of(model, length)[0].tolist() for length in (30, 12)]
+    found = []
+    for running_ in (Running(), how):
+        rows = Rows(model, pad=0, running=running_)
+        with torch.inference_mode():
+            rows.join(prompts)
+            rows.step()
+        found.append(rows.tokens.tolist())
+    assert found[0] == found[1]
+    assert len(found[1]) == 2
     assert how.alone(1) is how
     assert how.alone(4).speculation is None
 

@@ -51,9 +51,19 @@ def asked(tmp_path_factory) -> protocol.Evaluate:
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory) -> protocol.Replay:
     """A recorded batch of two answers in text, both from the first pass on: a cache that takes no rows in schedules them so."""
-    file = tmp_path_factory.mktemp("recorded") / "generated.json"
-    rows = [ReplayRow(tokens=tuple(range(first, first + 20)), requests=1, prompt_tokens=20, output_tokens=9, decode_steps=9, joins=joins)
-            for first, joins in ((3, 0), (40, 0))]
+    return recorded(tmp_path_factory.mktemp("recorded"), joins=(0, 0))
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory) -> protocol.Replay:
+    """The same answers, one behind the other, as batch 1 writes them."""
+    return recorded(tmp_path_factory.mktemp("recorded"), joins=(0, 9))
+
+
+def recorded(where: Path, joins: tuple[int, int]) -> protocol.Replay:
+    file = where / "generated.json"
+    rows = [ReplayRow(tokens=tuple(range(first, first + 20)), requests=1, prompt_tokens=20, output_tokens=9, decode_steps=9, joins=after)
+            for first, after in zip((3, 40), joins, strict=True)]
     file.write_bytes(msgspec.json.encode([rows]))
     return protocol.Replay(batches=str(file), warmup_s=0, window_s=0)
 
@@ -98,12 +108,12 @@ def test_variants_are_served_probed_scored_and_replayed(folder, requests, plain,
 
 
 @pytest.mark.parametrize("name", ["prompt-lookup", "assisted-drop-10"])
-def test_drafts_change_no_token_and_are_for_one_sequence_at_a_time(folder, generated, name):
+def test_drafts_change_no_token_and_are_for_one_sequence_at_a_time(folder, one_by_one, name):
     changed = {"drop": 1} if name.startswith("assisted") else {}
     alone = serve(batch=1, output_tokens=24)
-    plain = talk(folder, recipes.load("fp32"), alone, GO, generated, GO, batch=1)
+    plain = talk(folder, recipes.load("fp32"), alone, GO, one_by_one, GO, batch=1)
     built, served, replayed, several, decode, prefill = talk(
-        folder, recipe_of(name, **changed), alone, GO, generated, GO, serve(batch=3), probe("decode", batch=1), probe("prefill"), GO,
+        folder, recipe_of(name, **changed), alone, GO, one_by_one, GO, serve(batch=3), probe("decode", batch=1), probe("prefill"), GO,
         batch=1)
     (judged,) = built.steps[0]["judged"]
     assert (judged["prompt_tokens"], judged["output_tokens"], judged["same_tokens"]) == (40, 24, 24)
@@ -117,13 +127,13 @@ def test_drafts_change_no_token_and_are_for_one_sequence_at_a_time(folder, gener
     assert isinstance(prefill, protocol.Probed)
 
 
-def test_decode_steps_are_compiled_in_the_build_and_in_no_window(tmp_path, generated):
+def test_decode_steps_are_compiled_in_the_build_and_in_no_window(tmp_path, one_by_one):
     folder = make_model(tmp_path / "one-layer", num_hidden_layers=1, initializer_range=0.2)
     alone = serve(batch=1, output_tokens=24)
-    plain = talk(folder, recipes.load("fp32"), alone, GO, generated, GO, batch=1)
+    plain = talk(folder, recipes.load("fp32"), alone, GO, one_by_one, GO, batch=1)
     request = msgspec.structs.replace(build(folder, recipe_of("bf16-compiled")), work=WORKS[:1], batch_size=1)
     built, served, replayed, decode, longer = [reply for reply in converse(
-        request, GO, alone, GO, generated, GO, probe("decode", batch=1), GO, serve(batch=1, prompt_tokens=77), GO,
+        request, GO, alone, GO, one_by_one, GO, probe("decode", batch=1), GO, serve(batch=1, prompt_tokens=77), GO,
     ) if not isinstance(reply, protocol.Ready)]
     assert built.steps[1]["graphs"] == 1
     assert built.steps[1]["compile_s"] > 0

@@ -119,7 +119,7 @@ class Rows:
         tokens = self._best(ids, ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
         if not len(self.tokens):
             self._cache, self._ids, self._mask, self.tokens = cache, ids, mask, tokens
-            if self._running.speculation is not None and not self._processors:
+            if self._running.speculation is not None and not self._processors and len(prompts) == 1:
                 self._drafted = self._running.speculation.decode(self._model, cache, ids, tokens)
             return
         width = max(width, self._mask.shape[1])
