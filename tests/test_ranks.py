@@ -18,6 +18,7 @@ from jouleboard.engines.place import RankPlace
 from jouleboard.errors import HardwareError, JouleboardError, StorageError, TooLargeError, UnitError
 from jouleboard.meters.interface import Reading
 from jouleboard.ranks import Ranks
+from jouleboard.records import Engine, Realised
 from jouleboard.turns import Measured
 from jouleboard.windows import Energy
 
@@ -168,6 +169,37 @@ def test_cpu_seconds_peaks_and_canary_tokens_are_added(tmp_path):
     assert ranks.ask(protocol.Memory(begin_anew=False), protocol.MemoryRead).peak_memory_bytes == 12
     canary = protocol.Canary(device="cuda:0", threads=1, warmup_s=0, window_s=0)
     assert ranks.ask(canary, protocol.CanaryDone).tokens == 192
+
+
+def built(*steps: dict[str, object]) -> protocol.Built:
+    realised = Realised(
+        weight_bytes=2, parameters=1, dtypes={}, tensor_classes={}, module_classes={}, quantised_tensors=0, nonzero_share=1.0,
+        layers=1, weights_sha256="a" * 64, claims=())
+    engine = Engine(name="e", version="1", device="cuda", threads=1, batch_size=1, dtype="bfloat16", softmax_dtype="float32",
+                    attention="sdpa")
+    return protocol.Built(realised=realised, engine=engine, steps=steps, torch_cpu_capability="AVX2")
+
+
+def test_a_step_took_as_long_as_the_slowest_rank_and_the_cpu_time_and_memory_of_all(tmp_path):
+    bill = {"begun_s": 0.5, "duration_s": 2.0, "cpu_s": 1.0, "tokens": 8, "peak_memory_bytes": 5}
+    later = bill | {"begun_s": 0.6, "duration_s": 3.0, "cpu_s": 1.5, "peak_memory_bytes": 7}
+    ranks, _, _ = group(tmp_path, at_once(built({"step": "drop-layers", "bill": bill})),
+                        at_once(built({"step": "drop-layers", "bill": later})))
+    (one,) = ranks.ask(SERVE, protocol.Built).steps
+    assert one["bill"] == {"begun_s": 0.5, "duration_s": 3.0, "cpu_s": 2.5, "tokens": 8, "peak_memory_bytes": 12}
+
+
+@pytest.mark.parametrize("other", [
+    ({"step": "drop-layers", "dropped_layers": [2], "bill": {"duration_s": 1.0, "cpu_s": 1.0, "peak_memory_bytes": 1}},),
+    ({"step": "drop-layers", "dropped_layers": [1]},),
+    (),
+])
+def test_ranks_whose_steps_found_out_different_things_are_ended(tmp_path, other):
+    mine = {"step": "drop-layers", "dropped_layers": [1], "bill": {"duration_s": 1.0, "cpu_s": 1.0, "peak_memory_bytes": 1}}
+    ranks, workers, _ = group(tmp_path, at_once(built(mine)), at_once(built(*other)))
+    with pytest.raises(UnitError, match="the field steps of Built is not the same"):
+        ranks.ask(SERVE, protocol.Built)
+    assert ended(workers, tmp_path)
 
 
 def test_progress_is_that_of_rank_0(tmp_path):

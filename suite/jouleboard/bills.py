@@ -61,6 +61,21 @@ def added(parts: Sequence[Bill]) -> Bill:
                                        estimate_j=_sum([energy.estimate_j for energy in energies])))
 
 
+def of_ranks(step_bills: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the bill of a step that several processes applied together, each to its part of the model.
+
+    They wait for each other, so the step took as long as the slowest; their CPU-seconds and peaks of memory are added. Its tokens
+    went through one model.
+
+    Args:
+        step_bills: at least one, of the same step, each by the clock of its own process.
+    """
+    first = step_bills[0]
+    return {**first, "duration_s": max(one["duration_s"] for one in step_bills),
+            "cpu_s": math.fsum(one["cpu_s"] for one in step_bills),
+            "peak_memory_bytes": sum(one["peak_memory_bytes"] for one in step_bills)}
+
+
 def whole(window: Window, steps: Sequence[Mapping[str, Any]]) -> Bill:
     """Return the bill of a variant: the window in which it was built, and those of the steps that were applied before it.
 

@@ -21,7 +21,7 @@ from typing import Generic, TypeVar, get_args
 
 import msgspec
 
-from jouleboard import protocol
+from jouleboard import bills, protocol
 from jouleboard.declared import Noun
 from jouleboard.engines.place import RankPlace, rank_device
 from jouleboard.errors import FailureCode, JouleboardError, StorageError, TooLargeError, UnitError
@@ -45,6 +45,18 @@ SUMMED: dict[type, frozenset[str]] = {
 }
 """Fields that are added over the ranks. The canary is the one request that each device answers for itself."""
 R = TypeVar("R", bound=Noun)
+
+
+def with_one_bill(replies: list[R]) -> list[R]:
+    """Return replies in which each step of a recipe has the bill of all ranks: what a step took is each rank's own."""
+    together = [reply.steps for reply in replies if isinstance(reply, protocol.Built)]
+    if len({len(steps) for steps in together}) != 1:
+        return replies
+    billed = [bills.of_ranks([step["bill"] for step in step_of_each]) if all("bill" in step for step in step_of_each) else None
+              for step_of_each in zip(*together, strict=True)]
+    return [msgspec.structs.replace(reply, steps=tuple(step if bill is None else {**step, "bill": bill}
+                                                       for step, bill in zip(reply.steps, billed, strict=True)))
+            if isinstance(reply, protocol.Built) else reply for reply in replies]
 
 
 class StoppedError(UnitError):
@@ -244,7 +256,7 @@ class Ranks:
         Raises:
             UnitError: they differ.
         """
-        replies = [turn.replies[rank] for rank in range(len(self._workers))]
+        replies = with_one_bill([turn.replies[rank] for rank in range(len(self._workers))])
         first = replies[0]
         kind = type(first)
         summed = SUMMED.get(kind, frozenset())
