@@ -25,6 +25,7 @@ import msgspec
 from jouleboard import gates, scores, store, traces
 from jouleboard.declared import Band, Cell, EnergyPlan, Figure, Hardware, PowerModel
 from jouleboard.declared_tasks import Metric
+from jouleboard.estimates import Estimate
 from jouleboard.records import (
     Build,
     Chance,
@@ -38,7 +39,7 @@ from jouleboard.records import (
     Score,
     TaskResult,
 )
-from jouleboard.rows import Board, Estimate, Row, TaskCell
+from jouleboard.rows import Board, Row, TaskCell
 from jouleboard.windows import Canary, DeviceState, Energy, Idle, Probe, Trial, Window
 
 MODEL = "smollm2-135m-instruct-q4wheel"

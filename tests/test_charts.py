@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from jouleboard import axes, batchviews, charts, chartstyle, costmodel, entryviews, formats, rank, repeat, views
+from jouleboard.estimates import Estimate
 from jouleboard.labels import CHAR_PX, Box, Frame, spot
-from jouleboard.rows import Board, Estimate, Row
+from jouleboard.rows import Board, Row
 from jouleboard.windows import Canary, Trial
 from tests import factory
 

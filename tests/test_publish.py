@@ -20,9 +20,10 @@ from lxml import etree, html
 
 from jouleboard import charts, chartstyle, publish, rank
 from jouleboard.errors import JouleboardError
+from jouleboard.estimates import Estimate
 from jouleboard.paths import data_folder
 from jouleboard.records import Failure
-from jouleboard.rows import Board, Estimate
+from jouleboard.rows import Board
 from jouleboard.windows import Canary, Gate, SkippedProbe
 from tests import factory
 

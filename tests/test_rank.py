@@ -15,8 +15,9 @@ import pytest
 from scipy import stats
 
 from jouleboard import costmodel, costs, downloads, rank, scores
+from jouleboard.estimates import Estimate
 from jouleboard.records import Report
-from jouleboard.rows import Board, Estimate, Row
+from jouleboard.rows import Board, Row
 from jouleboard.windows import Gate
 from tests import factory
 from tests.factory import Entry

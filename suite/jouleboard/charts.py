@@ -18,9 +18,10 @@ import vl_convert
 from altair.utils import schemapi
 
 from jouleboard.chartstyle import Theme, Words, config
+from jouleboard.estimates import Estimate
 from jouleboard.formats import visible
 from jouleboard.labels import LINE_PX, Box, Frame, length_px, line_offsets, name_lines, path_boxes, spot
-from jouleboard.rows import Board, Estimate, Row
+from jouleboard.rows import Board, Row
 
 LABELLED = 12
 """With more rows than this, points carry their rank instead of their name."""

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from scipy import stats
 
-from jouleboard.rows import REPLAY, Estimate, Latency
+from jouleboard.estimates import Estimate
+from jouleboard.rows import REPLAY, Latency
 from jouleboard.windows import Probe, Trial
 
 LEVEL = 0.95

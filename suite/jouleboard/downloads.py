@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from jouleboard.costmodel import Crossover
-from jouleboard.rows import Board, Estimate, Latency, Row
+from jouleboard.estimates import Estimate
+from jouleboard.rows import Board, Latency, Row
 
 Cell = str | int | float | bool | None
 _ENERGIES = ("energy_j_per_ktoken", "energy_j_per_request", "quality_per_kilojoule")

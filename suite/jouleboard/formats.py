@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from jouleboard.rows import Estimate
+from jouleboard.estimates import Estimate
 
 MINUS = "\N{MINUS SIGN}"
 _RAISED = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")

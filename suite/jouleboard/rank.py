@@ -17,10 +17,11 @@ import pandas as pd
 from jouleboard import costmodel, costs, gates, reasons, scores
 from jouleboard.costs import headline_cost, per_ktoken, probe_tokens, request_cost, trial_cost
 from jouleboard.declared import Cell
+from jouleboard.estimates import Estimate
 from jouleboard.placing import family, places
 from jouleboard.reasons import valid
 from jouleboard.records import Item, Report, TaskResult
-from jouleboard.rows import REPLAY, Board, Estimate, Latency, Row, TaskCell
+from jouleboard.rows import REPLAY, Board, Latency, Row, TaskCell
 from jouleboard.windows import Probe
 
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from jouleboard import gates, scores
 from jouleboard.declared import Cell
+from jouleboard.estimates import Estimate
 from jouleboard.placing import cell_trials
 from jouleboard.records import Report
-from jouleboard.rows import Estimate
 from jouleboard.windows import Gate, Trial
 
 MOST_VOIDS = 3

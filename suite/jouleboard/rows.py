@@ -8,18 +8,11 @@ from __future__ import annotations
 from jouleboard.costmodel import Crossover, Fit
 from jouleboard.declared import Boundary, Method, Noun
 from jouleboard.declared_tasks import Metric
+from jouleboard.estimates import Estimate
 from jouleboard.records import Report
 
 REPLAY = "replay"
 """The workload that computes the recorded batches of the quality pass again; every other one serves requests."""
-
-
-class Estimate(Noun, frozen=True, kw_only=True):
-    """A value with its 95 % interval (of an estimate: the declared uncertainty); the bounds are None where none can be had."""
-
-    value: float
-    low: float | None
-    high: float | None
 
 
 class TaskCell(Noun, frozen=True, kw_only=True):

@@ -13,9 +13,10 @@ from typing import Literal
 from jouleboard.axes import padded
 from jouleboard.batchviews import Picture, picture
 from jouleboard.declared import Workload
+from jouleboard.estimates import Estimate
 from jouleboard.gates import RULES
 from jouleboard.records import Report
-from jouleboard.rows import REPLAY, Board, Estimate, Row, TaskCell
+from jouleboard.rows import REPLAY, Board, Row, TaskCell
 
 Standing = Literal["more", "less", "unclear", "unknown", "drift"]
 HeadlineKind = Literal["simulated", "empty", "failed", "base-only", "no-base", "no-variant", "cheaper", "unclear", "dearer"]
