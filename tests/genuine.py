@@ -24,7 +24,7 @@ from jouleboard.declared_tasks import Metric
 from jouleboard.meters.integral import integrate_j
 from jouleboard.meters.model import estimate_j
 from jouleboard.recipes import Recipe
-from jouleboard.records import PUBLISHED_RULES, RULES_VERSION, Chance, Item, Report, TaskResult
+from jouleboard.records import PUBLISHED_RULES, RULES_VERSION, Chance, Environment, Item, Report, TaskResult
 from jouleboard.traces import Sample
 from jouleboard.windows import Canary, Energy, Idle, Probe, SkippedProbe, Trial, Window
 from tests import factory
@@ -228,7 +228,7 @@ def _report(recipe: str, session: str, device: Session, own: Sequence[Item], **p
         "model": MODEL, "model_title": model.title, "model_source": msgspec.to_builtins(model.source), "model_licence": model.licence,
         "model_weights_sha256": model.weights_sha256, "recipe": recipe, "recipe_title": declared.title, "base": BASE,
         "is_base": recipe == BASE, "recipe_sha256": store.digest(declared), "energy_plan": plan, "session": _sha("session", session),
-        "environment": factory.environment(devices=("NVIDIA H100 80GB HBM3",), logical_cores=16, memory_bytes=128_000_000_000),
+        "environment": environment(),
         "tasks": tuple(result(task, [one for one in own if one.task == task]) for task in METRICS), "build": build,
         "submitter": SUBMITTER, "skipped_probes": (
             SkippedProbe(kind="decode", batch=512, prompt_tokens=64, output_tokens=32, reason="512 sequences do not fit into memory"),),
@@ -253,6 +253,11 @@ def run_entry(folder: Path, recipe: str, **overrides: Any) -> Report:
     """Write an entry as `jouleboard run` does: under the rules of a run, without what `submit` adds."""
     report, own, rows = entry(recipe, **{"rules_version": RULES_VERSION, "submitter": None} | overrides)
     return factory.write_entry(folder, report, own, rows)
+
+
+def environment(**overrides: Any) -> Environment:
+    """Describe the machine of the invented GPU."""
+    return factory.environment(**({"devices": ("NVIDIA H100 80GB HBM3",), "logical_cores": 16, "memory_bytes": 128_000_000_000} | overrides))
 
 
 def place(root: Path, report: Report) -> Path:
