@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jouleboard import check_place, gate_facts, manifests, merkle, store, traces
+from jouleboard import check_place, gate_facts, manifests, merkle, store, traces, trust
 from jouleboard.check_bounds import check_bounds
 from jouleboard.check_copies import Index
 from jouleboard.check_data import KINDS, check_data, from_error
@@ -46,6 +46,8 @@ class Entry:
     items: tuple[Item, ...]
     unheld: tuple[str, ...] = ()
     """Tasks whose items could not be held against a manifest."""
+    recomputed: bool = True
+    """Whether every primary score follows from what is published."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -170,7 +172,7 @@ class _Checking:
             trace = None
         problems = [*_check_entry(path, opened, lines, items, trace, self.options)] if chosen else []
         if trace is not None:
-            problems += self.index.add(path, report, trace)
+            problems += self.index.add(path, report, trace, published=check_place.published_root(path) is not None)
         if not chosen:
             return
         problems = [problem for problem in problems if applies(problem.code, report.rules_version)]
@@ -179,7 +181,8 @@ class _Checking:
             name = folder.relative_to(self.base).as_posix() if folder != self.base else folder.resolve().name
             self.findings.entries.append(Entry(
                 name=name, folder=folder, report=report, items=tuple(items) if self.options.keep_items else (),
-                unheld=tuple(result.task for result in report.tasks if manifests.of(result) is None)))
+                unheld=tuple(result.task for result in report.tasks if manifests.of(result) is None),
+                recomputed=trust.recomputed(report, items)))
 
 
 def _check_entry(

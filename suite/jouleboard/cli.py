@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"jouleboard {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cli_run.add(commands)
+    cli_run.add_reproduce(commands)
     _check_parser(commands)
     build = commands.add_parser("build", help="build the static leaderboard from reports",
                                 description="Build the static site from reports. Reports that do not pass `check` are "
