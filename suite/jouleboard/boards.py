@@ -84,6 +84,31 @@ def build(reports: Path | None, out: Path) -> int:
     return 1 if loaded.problems else 0
 
 
+def preview(where: Path, base: str, out: Path) -> int:
+    """Build the site as it would be with a branch's entries, and say which ranks they take and move.
+
+    Args:
+        where: a folder of the checkout.
+        base: what the branch left.
+        out: where the site and `ranks.md` are written.
+    """
+    from jouleboard import previews, publish, rank  # noqa: PLC0415
+
+    found = branch.changes(where, base)
+    if not found.reports.is_dir():
+        raise PlanError("holds no folder reports/", file=where, field="--base", remedy="name a checkout with published entries")
+    loaded = checker.load_entries(found.reports)
+    old = [entry for entry in loaded.entries if entry.folder not in found.touched]
+    boards = rank.boards(loaded.entries)
+    lines = previews.lines(rank.boards(old), boards)
+    publish.publish(boards, out, folders={entry.name: entry.folder for entry in loaded.entries},
+                    problems=sorted({problem.file for problem in loaded.problems}))
+    store.write_atomic(out / "ranks.md", ("\n".join(lines) + "\n").encode())
+    print("\n".join(lines))
+    print(f"open {out / 'index.html'}")
+    return 0
+
+
 def _default_reports() -> Path:
     root = paths.checkout()
     return (root or Path()) / "reports"

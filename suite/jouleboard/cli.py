@@ -66,6 +66,13 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--reports", type=Path, metavar="DIR", default=None, help="folder of reports (default: reports/)")
     build.add_argument("--out", type=Path, metavar="DIR", default=Path("_site"), help="where to write (default: _site)")
     build.set_defaults(function=_build)
+    preview = commands.add_parser("preview", help="the site with a branch's entries, and the ranks they take",
+                                  description="Build the site as it would be with the entries that a branch adds, and write beside it which "
+                                  "ranks they take and whom they move (ranks.md).")
+    preview.add_argument("path", nargs="?", type=Path, default=Path(), metavar="PATH", help="a folder of the checkout (default: the one you are in)")
+    preview.add_argument("--base", required=True, metavar="REF", help="what the branch left (origin/main)")
+    preview.add_argument("--out", type=Path, metavar="DIR", default=Path("_preview"), help="where to write (default: _preview)")
+    preview.set_defaults(function=_preview)
     _submit_parser(commands)
     cli_cluster.add(commands)
     doctor = commands.add_parser("doctor", help="what can be measured here, and why not more",
@@ -203,6 +210,12 @@ def _build(args: argparse.Namespace) -> int:
     from jouleboard import boards  # noqa: PLC0415
 
     return boards.build(args.reports, args.out)
+
+
+def _preview(args: argparse.Namespace) -> int:
+    from jouleboard import boards  # noqa: PLC0415
+
+    return boards.preview(args.path, args.base, args.out)
 
 
 def _submit(args: argparse.Namespace) -> int:
