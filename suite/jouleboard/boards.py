@@ -52,7 +52,7 @@ def _everything(where: Sequence[Path]) -> checker.Findings:
         if not any(True for _ in store.find_reports(path)):
             raise PlanError("holds no report.json", file=path, remedy="name a folder that `jouleboard run` wrote")
     options = checker.Options(keep_items=False)
-    return checker.check_paths(where, options) if where else checker.check_all(_default_reports(), options)
+    return checker.check_paths(where, options) if where else checker.check_all(default_reports(), options)
 
 
 def _against(where: Sequence[Path], base: str) -> checker.Findings:
@@ -69,7 +69,7 @@ def build(reports: Path | None, out: Path) -> int:
     """Build the site from every report that passes the check."""
     from jouleboard import publish, rank  # noqa: PLC0415
 
-    root = reports or _default_reports()
+    root = reports or default_reports()
     if not root.is_dir():
         raise PlanError("does not exist", file=root, field="--reports", remedy="name a folder of reports")
     loaded = checker.load_entries(root)
@@ -109,6 +109,7 @@ def preview(where: Path, base: str, out: Path) -> int:
     return 0
 
 
-def _default_reports() -> Path:
+def default_reports() -> Path:
+    """Return the folder of published entries of this checkout, or `reports` where there is none."""
     root = paths.checkout()
     return (root or Path()) / "reports"

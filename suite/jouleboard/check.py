@@ -175,7 +175,8 @@ class _Checking:
             problems += self.index.add(path, report, trace, published=check_place.published_root(path) is not None)
         if not chosen:
             return
-        problems = [problem for problem in problems if applies(problem.code, report.rules_version)]
+        version = PUBLISHED_RULES if self.options.fresh else report.rules_version
+        problems = [problem for problem in problems if applies(problem.code, version)]
         self.findings.problems += problems
         if not problems and trace is not None:
             name = folder.relative_to(self.base).as_posix() if folder != self.base else folder.resolve().name
@@ -189,7 +190,7 @@ def _check_entry(
     path: Path, opened: store.Opened, lines: Sequence[bytes], items: Sequence[Item], trace: Sequence[bytes] | None, options: Options
 ) -> Iterator[Problem]:
     report, at, at_items = opened.report, at_file(path), at_file(path.parent / store.ITEMS)
-    yield from check_report(path, report, now=options.now, digest=opened.digest)
+    yield from check_report(path, report, now=options.now, digest=opened.digest, fresh=options.fresh)
     yield from check_items(path.parent / store.ITEMS, report, items, lines)
     yield from check_item_records(report, items, at_items)
     yield from check_place.check_place(path, report, opened.stored_digest, at)
@@ -198,7 +199,7 @@ def _check_entry(
     if trace is None:
         return
     yield from _check_files(report, {store.ITEMS: lines, store.TRACE: trace}, at)
-    if report.merkle_root is not None or applies("merkle", report.rules_version):
+    if report.merkle_root is not None or options.fresh or applies("merkle", report.rules_version):
         root = merkle.of_entry(report, lines, trace)
         if root != report.merkle_root:
             yield at("merkle_root", "merkle", f"stored {report.merkle_root}, recomputed {root}", "publish it with `jouleboard submit`")
@@ -206,7 +207,9 @@ def _check_entry(
     yield from _check_published(path, report)
 
 
-def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, digest: str | None = None) -> Iterator[Problem]:
+def check_report(
+    path: Path, report: Report, *, now: dt.datetime | None = None, digest: str | None = None, fresh: bool = False
+) -> Iterator[Problem]:
     """Check what a report says of itself.
 
     Args:
@@ -214,6 +217,7 @@ def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, 
         report: as it was read.
         now: the time of the check; None: the machine's.
         digest: of its fields, where it is known already.
+        fresh: whether it is held against the rules of today, whatever it names.
     """
     at = at_file(path)
     digest = store.report_digest(report) if digest is None else digest
@@ -232,17 +236,17 @@ def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, 
     yield from check_energy(report, at)
     yield from check_grid(report, at)
     yield from check_engine(report, at)
-    yield from _by_rules(report, at, now)
+    yield from _by_rules(report, at, now, PUBLISHED_RULES if fresh else report.rules_version)
     names = [result.task for result in report.tasks]
     if len(set(names)) != len(names):
         yield at("tasks", "item-once", "a task occurs twice", "measure again")
 
 
-def _by_rules(report: Report, at: Make, now: dt.datetime | None) -> Iterator[Problem]:
+def _by_rules(report: Report, at: Make, now: dt.datetime | None, version: int) -> Iterator[Problem]:
     """Check what later rules ask for; a report of earlier ones is not held against it."""
     now = dt.datetime.now(dt.UTC) if now is None else now
     found = (*check_text(report, at), *check_time(report, at, now), *check_records(report, at), *check_bounds(report, at))
-    yield from (problem for problem in found if applies(problem.code, report.rules_version))
+    yield from (problem for problem in found if applies(problem.code, version))
 
 
 def publishable(report: Report) -> str | None:
