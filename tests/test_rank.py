@@ -18,6 +18,7 @@ from jouleboard import costmodel, costs, downloads, rank, scores
 from jouleboard.estimates import Estimate
 from jouleboard.records import Report
 from jouleboard.rows import Board, Row
+from jouleboard.statistics import intervals
 from jouleboard.windows import Gate
 from tests import factory
 from tests.factory import Entry
@@ -764,7 +765,7 @@ def test_three_close_repeats_have_an_interval_and_two_have_no_ratio() -> None:
     assert found is not None
     assert found.low is not None
     assert 0 < found.low < 4.9
-    three, two = costs.ratio([4.9, 5.0, 5.1], [2.0, 2.1, 2.2]), costs.ratio([4.9, 5.1], [2.0, 2.2])
+    three, two = intervals.cost_ratio([4.9, 5.0, 5.1], [2.0, 2.1, 2.2]), intervals.cost_ratio([4.9, 5.1], [2.0, 2.2])
     assert three is not None
     assert two is not None
     assert three.low is not None

@@ -22,6 +22,7 @@ from jouleboard.placing import family, places
 from jouleboard.reasons import valid
 from jouleboard.records import Item, Report, TaskResult
 from jouleboard.rows import REPLAY, Board, Latency, Row, TaskCell
+from jouleboard.statistics import intervals
 from jouleboard.windows import Probe
 
 
@@ -200,7 +201,7 @@ def _ratio(report: Report, cell: Cell, base: Report | None, barred: str | None) 
         return None
     cpu_time = report.method == "model"
     mine, theirs = ([headline_cost(trial, cpu_time=cpu_time) for trial in valid(one, cell)] for one in (report, base))
-    return costs.ratio(mine, theirs)
+    return intervals.cost_ratio(mine, theirs)
 
 
 def _crossover(report: Report, cell: Cell, base: Report | None, models: _Models) -> costmodel.Crossover | None:
