@@ -6,11 +6,12 @@ network or runs anything that a report names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jouleboard import catalogue, definitions, failures, paths, store, traces
+from jouleboard.answers import Answers, of_entry
 from jouleboard.check_energy import check_energy
 from jouleboard.check_gates import check_gates, check_profile
 from jouleboard.check_grid import check_engine, check_grid
@@ -20,6 +21,7 @@ from jouleboard.declared import Hardware, Model, Noun, Plan, Workload
 from jouleboard.declared_corpora import Corpus
 from jouleboard.declared_tasks import Task, TaskGroup
 from jouleboard.errors import DataFileError
+from jouleboard.factors import Factors
 from jouleboard.problems import RULES, Make, Problem
 from jouleboard.problems import at as at_file
 from jouleboard.recipes import Recipe
@@ -27,7 +29,7 @@ from jouleboard.records import Item, Report
 
 KINDS: dict[str, type[Noun]] = {
     "models": Model, "recipes": Recipe, "tasks": Task, "hardware": Hardware, "plans": Plan,
-    "workloads": Workload, "corpora": Corpus,
+    "workloads": Workload, "corpora": Corpus, "factors": Factors,
 }
 PUBLISHED = "reports"
 """The folder that entries are published from."""
@@ -41,7 +43,12 @@ class Entry:
     """Path of its folder below the folder that was checked."""
     folder: Path
     report: Report
-    items: tuple[Item, ...]
+    answers: Mapping[str, Answers]
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """All items, read from the folder again: thousands of entries would fill the memory with them."""
+        return tuple(store.read_items(self.folder))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,7 +135,7 @@ def _check_into(findings: Findings, root: Path, base: Path) -> None:
         findings.problems += problems
         if not problems:
             name = folder.relative_to(base).as_posix() if folder != base else folder.resolve().name
-            findings.entries.append(Entry(name=name, folder=folder, report=report, items=tuple(items)))
+            findings.entries.append(Entry(name=name, folder=folder, report=report, answers=of_entry(report, items)))
 
 
 def _from_error(error: DataFileError, path: Path) -> Problem:

@@ -70,6 +70,9 @@ def parser() -> argparse.ArgumentParser:
                                 "left out and named.")
     build.add_argument("--reports", type=Path, metavar="DIR", default=None, help="folder of reports (default: reports/)")
     build.add_argument("--out", type=Path, metavar="DIR", default=Path("_site"), help="where to write (default: _site)")
+    build.add_argument("--factors", metavar="ID", default="world",
+                       help="by which joules are shown as carbon, cost and battery charges: a declared id, or a YAML file of your own "
+                       "(default: world); they order nothing")
     build.set_defaults(function=_build)
     _submit_parser(commands)
     cli_cluster.add(commands)
@@ -182,7 +185,7 @@ def _check(args: argparse.Namespace) -> int:
 def _build(args: argparse.Namespace) -> int:
     from jouleboard import boards  # noqa: PLC0415
 
-    return boards.build(args.reports, args.out)
+    return boards.build(args.reports, args.out, args.factors)
 
 
 def _submit(args: argparse.Namespace) -> int:
