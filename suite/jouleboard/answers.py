@@ -7,7 +7,7 @@ data and the same prompts answered the same items, so their arrays pair by posit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from typing import Protocol
@@ -51,6 +51,15 @@ class Entry(Protocol):
 
     @property
     def answers(self) -> Mapping[str, Answers]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bare:
+    """An entry without its items: what follows from its report alone."""
+
+    name: str
+    report: Report
+    answers: Mapping[str, Answers] = field(default_factory=dict)
 
 
 def of_entry(report: Report, items: Sequence[Item]) -> Mapping[str, Answers]:

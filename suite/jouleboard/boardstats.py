@@ -17,8 +17,8 @@ import numpy as np
 
 from jouleboard import rowquality, scores, store
 from jouleboard.answers import Answers, Entry, Floats, pairable
-from jouleboard.costs import headline_cost
 from jouleboard.declared import Cell
+from jouleboard.pairs import trial_costs
 from jouleboard.reasons import valid
 from jouleboard.records import Report
 from jouleboard.rows import REPLAY, Board, BreakEven, IsoQuality, Row
@@ -60,7 +60,7 @@ def with_verdicts(drafts: Sequence[Draft], cell: Cell) -> list[Row]:
 def _evidence(draft: Draft, cell: Cell) -> evidence.Evidence:
     base, report = draft.base, draft.row.report
     pairs = task_pairs(base, draft) if base else ()
-    costs = [_costs(one, cell) for one in ((base.report if base else report), report)]
+    costs = [trial_costs(one, cell) for one in ((base.report if base else report), report)]
     return evidence.Evidence(name=draft.row.entry, tasks=pairs, base_costs=costs[0], costs=costs[1], barred=draft.barred)
 
 
@@ -80,14 +80,6 @@ def task_pairs(base: Entry, draft: Draft) -> tuple[evidence.TaskPair, ...]:
     return tuple(found)
 
 
-def _costs(report: Report, cell: Cell) -> tuple[float, ...]:
-    """Return the cost of each valid trial in the unit of the board; none at all where one of them is not known."""
-    found = [headline_cost(trial, cpu_time=report.method == "model") for trial in valid(report, cell)]
-    known = tuple(cost for cost in found if cost is not None)
-    # A repeat without a cost leaves the mean unknown: leaving it out would be a guess.
-    return known if len(known) == len(found) else ()
-
-
 # --- break-even -------------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +90,7 @@ def _break_even(draft: Draft, cell: Cell, base: Row | None) -> BreakEven | None:
         return None
     cpu_time = report.method == "model"
     spent = report.build.cpu_s if cpu_time else None if report.build.energy is None else report.build.energy.measured_j
-    mine, theirs = (_costs(one, cell) for one in (report, base.report))
+    mine, theirs = (trial_costs(one, cell) for one in (report, base.report))
     if spent is None or not mine or not theirs:
         return None
     bill = Measured(value=spent, stderr=0.0, dof=math.inf)
@@ -160,7 +152,7 @@ def _numbered(rows: Sequence[Row]) -> list[Row]:
 
 def _log_cost(row: Row) -> Measured:
     """Return the logarithm of a row's cost with its standard error, so that a unit changes nothing."""
-    return intervals.costs_mean([math.log(cost) for cost in _costs(row.report, Cell(workload=row.workload, batch=row.batch))])
+    return intervals.costs_mean([math.log(cost) for cost in trial_costs(row.report, Cell(workload=row.workload, batch=row.batch))])
 
 
 def _frontier(rows: Sequence[Row], answers: Mapping[str, Mapping[str, Answers]]) -> dict[str, float]:

