@@ -137,6 +137,10 @@ def _tasks_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     show = actions.add_parser("show", help="one task or group: what it stands for, and all that is declared",
                               description="Print one task, or a group of tasks.")
     show.add_argument("id", nargs="?", metavar="ID", help="which one")
+    freeze = actions.add_parser("freeze", help="write the manifest that `check` holds a task's items against",
+                                description="Write tasks/manifests/ID.jsonl.gz from a task's data: for each item its document's digest, "
+                                "its answer and the lengths of its choices, and none of its text. Data that are not here are fetched.")
+    freeze.add_argument("ids", nargs="+", metavar="ID", help="which tasks")
     top.set_defaults(function=_tasks)
 
 
@@ -211,6 +215,10 @@ def _catalogue(args: argparse.Namespace) -> int:
 
 
 def _tasks(args: argparse.Namespace) -> int:
+    if args.action == "freeze":
+        from jouleboard import freezing  # noqa: PLC0415 - lm-eval takes seconds
+
+        return freezing.freeze(args.ids)
     from jouleboard import tasklist  # noqa: PLC0415
 
     return tasklist.show(offline=args.offline) if args.action == "list" else tasklist.show_one(args.id)
