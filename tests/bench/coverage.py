@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jouleboard import costs
+from jouleboard import costs, scores
 from jouleboard.estimates import Estimate
 from jouleboard.statistics import intervals, paired, power, ranking
 from jouleboard.statistics.evidence import Evidence, TaskPair
@@ -205,14 +205,24 @@ def _per_cost(rng: np.random.Generator, n: int, setting: str, spent: Sequence[Me
     truth = (2 * BASE - 1) / 1.2
     yield cell("quality per cost (log-delta)", setting, truth, [intervals.per_cost(q, e) for q, e in zip(corrected, spent, strict=True)])
     yield cell("quality per cost (Fieller)", setting, truth, [intervals.fieller(q, e) for q, e in zip(corrected, spent, strict=True)])
-    wilson = [intervals.share([1.0] * k + [0.0] * (n - k)) for k, _, _ in rows] if n <= 300 else []
-    if wilson:
-        yield cell("quality per cost (MOVER, Wilson)", setting, BASE / 1.2, [
-            intervals.per_cost(Measured(value=w.value, stderr=q.stderr / 2, dof=q.dof), e, bounds=w)
-            for w, q, e in zip(wilson, corrected, spent, strict=True)])
-    guessed = rng.binomial(n, 0.52, len(spent)) / n
-    near = [Measured(value=2 * p - 1, stderr=2 * math.sqrt(p * (1 - p) / (n - 1)), dof=n - 1) for p in guessed]
-    yield cell("quality near zero per cost", setting, 0.04 / 1.2, [intervals.per_cost(q, e) for q, e in zip(near, spent, strict=True)])
+    near = rng.binomial(n, 0.52, len(spent)).tolist()
+    if n < scores.WILSON_BELOW:
+        yield cell("quality per cost (MOVER, Wilson)", setting, BASE / 1.2, _by_wilson([k for k, _, _ in rows], n, spent, chance=0.0))
+        yield cell("the same near zero (MOVER, Wilson)", setting, 0.04 / 1.2, _by_wilson(near, n, spent, chance=0.5))
+    else:
+        corrected = [Measured(value=2 * k / n - 1, stderr=2 * math.sqrt(k / n * (1 - k / n) / (n - 1)), dof=n - 1) for k in near]
+        yield cell("the same near zero (MOVER, t)", setting, 0.04 / 1.2, [
+            intervals.per_cost(q, e) for q, e in zip(corrected, spent, strict=True)])
+
+
+def _by_wilson(counts: Sequence[int], n: int, spent: Sequence[Measured], *, chance: float) -> list[Estimate | None]:
+    """Chance-corrected shares of few items per cost, by Wilson's bounds."""
+    found = []
+    for k, cost in zip(counts, spent, strict=True):
+        low, high = ((end - chance) / (1 - chance) for end in scores.wilson(k / n, n))
+        quality = Measured(value=(k / n - chance) / (1 - chance), stderr=(high - low) / 4, dof=n - 1)
+        found.append(intervals.per_cost(quality, cost, bounds=Estimate(value=quality.value, low=low, high=high)))
+    return found
 
 
 def of_ranks(rng: np.random.Generator, draws: int, repeats: Sequence[int] = TRIALS) -> Iterator[Cell]:

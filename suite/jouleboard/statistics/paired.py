@@ -25,7 +25,7 @@ from jouleboard import scores
 from jouleboard.costs import LEVEL
 from jouleboard.estimates import Estimate
 from jouleboard.statistics.evidence import TaskPair
-from jouleboard.statistics.intervals import Floats, clustered_mean, codes_of
+from jouleboard.statistics.intervals import Floats, clustered_mean, telling
 from jouleboard.statistics.measured import Measured, quantile, tail
 from jouleboard.statistics.roots import Point, falling
 
@@ -164,18 +164,8 @@ def difference(pair: TaskPair, weight: float = 1.0) -> Difference:
     told = 1.0 if whole and pair.clusters is None else _told(apart, mean, pair.clusters)
     counts = Counts(lost=told * float(-np.minimum(apart, 0.0).sum()), gained=told * float(np.maximum(apart, 0.0).sum()),
                     n=told * base.size)
-    if whole:
-        dof = math.inf if pair.clusters is None else mean.dof
-    else:
-        dof = min(mean.dof, _differing(apart, pair.clusters))
+    dof = (math.inf if pair.clusters is None else mean.dof) if whole else min(mean.dof, telling(apart, pair.clusters))
     return Difference(value=weight * mean.value, counts=counts, weight=weight, dof=dof)
-
-
-def _differing(apart: Floats, clusters: Sequence[str] | None) -> float:
-    """Return the degrees of freedom that differing items leave, at least 1: where few differ much, they alone tell of the spread."""
-    sums = apart if clusters is None else np.bincount(codes_of(clusters), apart)
-    squares = float(sums @ sums)
-    return max(1.0, float(np.abs(sums).sum()) ** 2 / squares - 1) if squares else math.inf
 
 
 def _told(apart: Floats, mean: Measured, clusters: Sequence[str] | None) -> float:
