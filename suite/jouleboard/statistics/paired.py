@@ -164,8 +164,19 @@ def difference(pair: TaskPair, weight: float = 1.0) -> Difference:
     told = 1.0 if whole and pair.clusters is None else _told(apart, mean, pair.clusters)
     counts = Counts(lost=told * float(-np.minimum(apart, 0.0).sum()), gained=told * float(np.maximum(apart, 0.0).sum()),
                     n=told * base.size)
-    dof = (math.inf if pair.clusters is None else mean.dof) if whole else min(mean.dof, telling(apart, pair.clusters))
-    return Difference(value=weight * mean.value, counts=counts, weight=weight, dof=dof)
+    return Difference(value=weight * mean.value, counts=counts, weight=weight, dof=_dof(apart, mean, pair.clusters, whole=whole))
+
+
+def _dof(apart: Floats, mean: Measured, clusters: Sequence[str] | None, *, whole: bool) -> float:
+    """Return the degrees of freedom of Student's t.
+
+    Few differing scores, or clusters with any, leave few; of clusters half as many, since their sums are more skewed than single
+    differences are: with all of them the interval held the truth in 92.8 % of some simulated cases.
+    """
+    if whole:
+        return math.inf if clusters is None else mean.dof
+    told = telling(apart, clusters) / (1 if clusters is None else 2)
+    return min(mean.dof, max(1.0, told))
 
 
 def _told(apart: Floats, mean: Measured, clusters: Sequence[str] | None) -> float:
