@@ -19,6 +19,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from jouleboard import scores
@@ -29,8 +30,10 @@ from jouleboard.estimates import Estimate
 from jouleboard.pairs import Answered, PairedTask, Pairing, pair, trial_costs, unjudged
 from jouleboard.records import Report, Score
 from jouleboard.rows import REPLAY
+from jouleboard.statistics import paired
 from jouleboard.statistics.evidence import MARGIN
 
+REPLAY_CELL = Cell(workload=REPLAY)
 LEAST_ITEMS = 50
 """Items of a task below which no threshold is chosen: a fold would hold fewer than ten."""
 
@@ -132,17 +135,16 @@ def derive(
         bases: of the family, where `large` is not it.
         pairing: what `pair(large, small)` found, where it is known already.
     """
-    cell = Cell(workload=REPLAY)
     found = pairing or pair(large, small)
-    prices = _Prices(small=trial_costs(small.report, cell), large=trial_costs(large.report, cell))
-    reason = unjudged(large, small, cell, bases=bases, pairing=found) or prices.reason or _unfit(found.counted)
+    prices = Prices(small=trial_costs(small.report, REPLAY_CELL), large=trial_costs(large.report, REPLAY_CELL))
+    reason = unjudged(large, small, REPLAY_CELL, bases=bases, pairing=found) or prices.reason or _unfit(found.counted)
     if reason is not None:
         return NoCascade(small=small.name, large=large.name, reason=reason)
     tasks = [CascadeItems(task, small.report, large.report) for task in found.counted if _has_choices(task)]
     return Derived(rows=tuple(_row(small, large, name, tasks, prices) for name in POLICIES), curve=_curve(tasks, prices))
 
 
-class _Prices(Noun, frozen=True, kw_only=True):
+class Prices(Noun, frozen=True, kw_only=True):
     """Costs per 1,000 tokens of each valid trial."""
 
     small: tuple[float, ...]
@@ -192,7 +194,7 @@ def _alone(outcomes: Sequence[Outcome], large: float | Floats) -> Floats:
     return np.asarray(np.mean([large * one.large_tokens for one in outcomes], axis=0))
 
 
-def _row(small: Answered, large: Answered, name: str, tasks: Sequence[CascadeItems], prices: _Prices) -> Cascade:
+def _row(small: Answered, large: Answered, name: str, tasks: Sequence[CascadeItems], prices: Prices) -> Cascade:
     policy, drawn = POLICIES[name], prices.drawn()
     once, many = ([one.chosen(loss=policy.loss) for one in tasks], [one.redrawn(loss=policy.loss) for one in tasks])
     cost, alone = _cost(once, *prices.mean()), _alone(once, prices.mean()[1])
@@ -203,8 +205,7 @@ def _row(small: Answered, large: Answered, name: str, tasks: Sequence[CascadeIte
         policy=name, rule=policy.rule, unit="CPU-seconds" if large.report.method == "model" else "joules",
         tasks=tuple(_task(*each) for each in zip(tasks, once, many, strict=True)),
         deferred=_normal([one.deferred for one in once], [one.deferred for one in many]),
-        accuracy=_normal([one.score for one in once], [one.score for one in many]),
-        difference=_normal([one.score - one.large_score for one in once], [one.score - one.large_score for one in many]),
+        accuracy=_accuracy(tasks, once, many), difference=difference(tasks, once, many),
         cost_per_item=_between(cost, costs),
         cost_ratio=_between(cost / alone, None if costs is None or alones is None else costs / alones),
         small_accuracy=float(np.mean([np.mean(one.task.variant_scores) for one in tasks])),
@@ -215,6 +216,31 @@ def _normal(once: Sequence[Floats], many: Sequence[Floats]) -> Estimate:
     """Give the mean over tasks, whose draws are independent, with the spread of the draws as its standard error."""
     value, half = float(np.mean(once)), scores.Z95 * float(np.std(np.mean(many, axis=0), ddof=1))
     return Estimate(value=value, low=value - half, high=value + half)
+
+
+def _accuracy(tasks: Sequence[CascadeItems], once: Sequence[Outcome], many: Sequence[Outcome]) -> Estimate:
+    """Give the mean accuracy over tasks, whose intervals are put together by MOVER (Zou and Donner 2008)."""
+    values = [float(one.score[0]) for one in once]
+    ends = [interval(*each) for each in zip(tasks, once, many, strict=True)]
+    value = math.fsum(values) / len(tasks)
+    below, above = (math.hypot(*(one - end[side] for one, end in zip(values, ends, strict=True))) / len(tasks) for side in (0, 1))
+    return Estimate(value=value, low=value - below, high=value + above)
+
+
+def difference(tasks: Sequence[CascadeItems], once: Sequence[Outcome], many: Sequence[Outcome]) -> Estimate:
+    """Give the mean paired difference, never within less than the score interval of the answers that are given.
+
+    The draws alone would be certain where no answer differs.
+    """
+    found = _normal([one.score - one.large_score for one in once], [one.score - one.large_score for one in many])
+    if all(one.deferred[0] == 1 for one in once):
+        # The answers are those of the larger one, by construction.
+        return found
+    seen = paired.macro([msgspec.structs.replace(one.task.evidence, variant=one.answers(outcome))
+                         for one, outcome in zip(tasks, once, strict=True)]).limits()
+    if found.low is None or found.high is None or seen.low is None or seen.high is None:
+        return Estimate(value=found.value, low=None, high=None)
+    return Estimate(value=found.value, low=min(found.low, seen.low), high=max(found.high, seen.high))
 
 
 def _between(once: Floats, many: Floats | None) -> Estimate:
@@ -228,16 +254,21 @@ def _between(once: Floats, many: Floats | None) -> Estimate:
 
 
 def _task(items: CascadeItems, once: Outcome, many: Outcome) -> TaskCascade:
-    value, spread = float(once.score[0]), float(np.std(many.score, ddof=1))
-    low, high = scores.interval(Score(value=value, stderr=spread, n=items.items, clusters=items.units), items.task.metric)
+    low, high = interval(items, once, many)
     return TaskCascade(
         task=items.task.task, items=items.items, deferred=float(once.deferred[0]),
         thresholds=tuple(None if math.isinf(THRESHOLDS[one]) else THRESHOLDS[one] for one in once.used[0]),
-        accuracy=Estimate(value=value, low=low, high=high),
-        difference=_normal([once.score - once.large_score], [many.score - many.large_score]))
+        accuracy=Estimate(value=float(once.score[0]), low=low, high=high),
+        difference=difference([items], [once], [many]))
 
 
-def _curve(tasks: Sequence[CascadeItems], prices: _Prices) -> tuple[CurvePoint, ...]:
+def interval(items: CascadeItems, once: Outcome, many: Outcome) -> tuple[float, float]:
+    """Return the 95 % interval of a task's accuracy: Wilson's below 300 items, of as many as the spread of the draws is worth."""
+    score = Score(value=float(once.score[0]), stderr=float(np.std(many.score, ddof=1)), n=items.items, clusters=items.units)
+    return scores.interval(score, items.task.metric)
+
+
+def _curve(tasks: Sequence[CascadeItems], prices: Prices) -> tuple[CurvePoint, ...]:
     swept = [one.swept() for one in tasks]
     deferred, accuracy = np.mean([one.deferred for one in swept], axis=0), np.mean([one.score for one in swept], axis=0)
     cost = _cost(swept, *prices.mean())

@@ -90,7 +90,8 @@ class CascadeItems:
         keys = sources(task)
         _, unit = np.unique(keys, return_inverse=True)
         margins = np.array([confidence(item, task.metric) for item in task.variant])
-        place = np.array([fold(key) for key in keys]) * len(THRESHOLDS) + np.searchsorted(THRESHOLDS, margins, side="right")
+        self._fold, self._first = np.array([fold(key) for key in keys]), np.searchsorted(THRESHOLDS, margins, side="right")
+        place = self._fold * len(THRESHOLDS) + self._first
         self.task, self.items, self.units = task, len(keys), int(unit.max()) + 1
         fed = [np.array([item.prompt_tokens + item.output_tokens for item in items]) * fed_share(task.task, report)
                for items, report in ((task.variant, small), (task.base, large))]
@@ -103,6 +104,11 @@ class CascadeItems:
     def chosen(self, *, loss: float) -> Outcome:
         """Choose each fold's threshold on the others: the lowest that loses no more than `loss` to the larger variant there."""
         return _outcome(self._weighed(np.ones((1, self.units))), loss)
+
+    def answers(self, outcome: Outcome) -> tuple[float, ...]:
+        """Return each item's score in the cascade of one outcome."""
+        asks = self._first <= outcome.used[0][self._fold]
+        return tuple(np.where(asks, self.task.base_scores, self.task.variant_scores).tolist())
 
     def redrawn(self, *, loss: float) -> Outcome:
         """Draw the units again with replacement; copies of an item share its fold, so none is scored by its own copy's threshold."""
