@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from jouleboard import costs, scores
 from jouleboard.costs import LEVEL
 from jouleboard.estimates import Estimate
-from jouleboard.statistics.measured import Measured, quantile, satterthwaite, total
+from jouleboard.statistics.measured import Measured, quantile, satterthwaite, scaled, total
 
 Floats = NDArray[np.float64]
 
+LARGEST_RELATIVE = 0.1
+"""Standard error over value up to which the logarithm of a quality is as good as normal."""
 
-def clustered_mean(values: Sequence[float], clusters: Sequence[str] | None = None) -> Measured:
+
+def clustered_mean(values: Sequence[float] | Floats, clusters: Sequence[str] | None = None) -> Measured:
     """Return the mean over items with its standard error, clustered where items share a source (Miller 2024, 2.2).
 
     SE^2 = G / (G - 1) x sum over clusters of (sum of residuals)^2 / n^2: of items that share nothing it is the usual
@@ -135,8 +138,9 @@ def cost_ratio(mine: Sequence[float | None], theirs: Sequence[float | None]) -> 
 def per_cost(quality: Measured, cost: Measured, *, bounds: Estimate | None = None) -> Estimate | None:
     """Return quality per cost with its 95 % interval; the two are measured apart, so their covariance is zero.
 
-    Log-delta with Satterthwaite's degrees of freedom where quality is clearly above zero; MOVER where a Wilson or score interval
-    enters (`bounds`), and where quality may be zero or less, which no logarithm can be.
+    Log-delta with Satterthwaite's degrees of freedom where the quality's standard error is at most a tenth of it. MOVER where a Wilson
+    or score interval enters (`bounds`), and of less certain qualities: they may be near zero, or below it, which no logarithm can
+    be, and a log-delta interval of them held the truth in 82 to 91 % of simulated cases.
 
     Args:
         quality: a mean, chance-corrected or not; it may be negative.
@@ -148,9 +152,8 @@ def per_cost(quality: Measured, cost: Measured, *, bounds: Estimate | None = Non
     """
     if not (0 < cost.value < math.inf and math.isfinite(quality.value / cost.value)):
         return None
-    limits = quality.limits() if bounds is None else bounds
-    if bounds is not None or limits.low is None or limits.low <= 0:
-        return mover_ratio(limits, cost.limits())
+    if bounds is not None or quality.stderr > LARGEST_RELATIVE * quality.value:
+        return mover_ratio(quality.limits() if bounds is None else bounds, cost.limits())
     return log_delta(quality, cost)
 
 
@@ -212,13 +215,15 @@ def _meeting(top: float, limit: float, bottom: float, *, lower: bool) -> float:
 
 
 def fieller(top: Measured, bottom: Measured, level: float = LEVEL) -> Estimate:
-    """Return a ratio of two independent means with Fieller's interval (Fieller 1954), by the smaller of the two degrees of freedom.
+    """Return a ratio of two independent means with Fieller's interval (Fieller 1954), as a check of the others.
+
+    Degrees of freedom are Satterthwaite's of `top - ratio x bottom` at the ratio seen.
 
     Returns:
         Without bounds where the bottom is not significantly different from zero: the interval is unbounded.
     """
     value = top.value / bottom.value
-    t = quantile((1 + level) / 2, min(top.dof, bottom.dof))
+    t = quantile((1 + level) / 2, satterthwaite([top, scaled(bottom, value)]))
     # Relative to the bottom: (value - R)^2 = t^2 (v + R^2 w).
     v, w = (t * top.stderr / bottom.value) ** 2, (t * bottom.stderr / bottom.value) ** 2
     # Not `w >= 1`: a spread that is not known makes it NaN.

@@ -3,33 +3,44 @@
 Example: of 161 items a variant wins 16 that the base loses, and loses 6::
 
     tango(lost=6, gained=16, n=161)       # Limits(low=0.005, high=0.124) about a difference of 0.062
-    macro(tasks).above(-0.01)             # one-sided p-value of "worse by a point or more"
+    macro(tasks).tails(-0.01).above       # one-sided p-value of "worse by a point or more"
 
-Items that are right or wrong (0 or 1) have a score interval, any others a t interval; tasks are combined by MOVER (Zou and Donner
-2008), which keeps each task's own skewness. Every p-value is the level at which the interval of the same method ends at the bound, so
-the two never disagree.
+Items that are right or wrong (0 or 1) have Tango's score interval. Items in clusters, and scores between 0 and 1, have it too, of as many
+items that are right or wrong as give the same standard error, with Student's t: a mean of few differences that matter is as skewed as a
+share of them, and a t interval of it held the truth in 82 % of simulated cases instead of 95 %. Tasks are combined by MOVER
+(Zou and Donner 2008), which keeps each task's skewness. Every p-value is the level at which the interval ends at the bound.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from jouleboard import scores
 from jouleboard.costs import LEVEL
 from jouleboard.estimates import Estimate
 from jouleboard.statistics.evidence import TaskPair
-from jouleboard.statistics.intervals import clustered_mean, design_effect
-from jouleboard.statistics.measured import Measured, quantile, scaled, tail, total
+from jouleboard.statistics.intervals import Floats, clustered_mean, codes_of
+from jouleboard.statistics.measured import Measured, quantile, tail
+from jouleboard.statistics.roots import Point, falling
 
 FARTHEST = 37.0
 """Standard errors beyond which a normal tail is no positive float."""
 _EDGE = 1e-12
+
+
+class Tails(NamedTuple):
+    """One-sided p-values at a bound."""
+
+    above: float
+    """Of "the truth is the bound or less"."""
+    below: float
+    """Of "the truth is the bound or more"."""
 
 
 class Limits(NamedTuple):
@@ -41,7 +52,7 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Items on which the two sides differ; those in clusters count as many independent ones as tell as much, so they need not be whole."""
+    """Items on which the two sides differ; any but single right or wrong ones count by what they tell, so they need not be whole."""
 
     lost: float
     """The base is right, the variant wrong."""
@@ -77,7 +88,12 @@ def _lower(counts: Counts, z: float) -> float:
     least = _EDGE - 1
     if seen <= least or score(counts, least) <= z:
         return -1.0
-    return float(optimize.brentq(lambda difference: score(counts, difference) - z, least, seen, xtol=1e-13, rtol=1e-13))
+    # At the difference seen the statistic is zero but for rounding.
+    if z <= _EDGE:
+        return seen
+    # About as far as a normal interval, but exact where no item differs: z^2 / n.
+    guess = seen - z * math.sqrt(counts.lost + counts.gained + z * z) / counts.n
+    return falling(lambda difference: score(counts, difference) - z, low=least, high=seen, known=Point(seen, -z), start=guess)
 
 
 def newcombe(*, both: int, lost: int, gained: int, neither: int, z: float = scores.Z95) -> Limits:
@@ -110,22 +126,21 @@ def mcnemar(*, lost: int, gained: int) -> float:
 class Difference:
     """The paired difference of one task, variant less base, times its weight."""
 
-    mean: Measured
-    counts: Counts | None
-    """Of items that are right or wrong; None: the difference is a mean of numbers."""
+    value: float
+    counts: Counts
+    dof: float
+    """Of Student's t in the place of the normal quantile; infinite of items that are right or wrong and share nothing, zero where all
+    items share one source."""
     weight: float = 1.0
 
     def lower(self, z: float) -> float:
-        """Return the lower limit at a normal quantile above zero; items in clusters take Student's at the same level."""
-        t = z if math.isinf(self.mean.dof) else -quantile(float(special.ndtr(-z)), self.mean.dof)
-        if self.counts is not None:
-            return self.weight * _lower(self.counts, t)
-        return max(-abs(self.weight), self.mean.value - t * self.mean.stderr)
+        """Return the lower limit at a normal quantile above zero; Student's at the same level where that is due."""
+        return self.weight * _lower(self.counts, z if math.isinf(self.dof) else -quantile(float(special.ndtr(-z)), self.dof))
 
     def mirrored(self) -> Difference:
         """Return base less variant."""
-        swapped = None if self.counts is None else Counts(lost=self.counts.gained, gained=self.counts.lost, n=self.counts.n)
-        return Difference(mean=scaled(self.mean, -1), counts=swapped, weight=self.weight)
+        swapped = Counts(lost=self.counts.gained, gained=self.counts.lost, n=self.counts.n)
+        return Difference(value=-self.value, counts=swapped, dof=self.dof, weight=self.weight)
 
 
 def difference(pair: TaskPair, weight: float = 1.0) -> Difference:
@@ -144,16 +159,38 @@ def difference(pair: TaskPair, weight: float = 1.0) -> Difference:
     if not all(((side >= 0) & (side <= 1)).all() for side in (base, variant)):
         raise ValueError(f"{pair.task}: a score is not between 0 and 1")
     apart = variant - base
-    mean = clustered_mean(apart.tolist(), pair.clusters)
+    mean = clustered_mean(apart, pair.clusters)
     whole = bool(np.isin(base, (0.0, 1.0)).all() and np.isin(variant, (0.0, 1.0)).all())
-    if not whole and mean.stderr > 0:
-        return Difference(mean=scaled(mean, weight), counts=None, weight=weight)
-    # Where all differ alike, a standard error of zero would be certainty; scores are bounded, so shares have the widest intervals.
-    alike = design_effect(apart.tolist(), pair.clusters)
-    lost, gained = (float(np.maximum(side, 0.0).sum()) / alike for side in (-apart, apart))
-    dof = math.inf if pair.clusters is None else mean.dof
-    return Difference(mean=scaled(Measured(value=mean.value, stderr=mean.stderr, dof=dof), weight),
-                      counts=Counts(lost=lost, gained=gained, n=base.size / alike), weight=weight)
+    told = 1.0 if whole and pair.clusters is None else _told(apart, mean, pair.clusters)
+    counts = Counts(lost=told * float(-np.minimum(apart, 0.0).sum()), gained=told * float(np.maximum(apart, 0.0).sum()),
+                    n=told * base.size)
+    if whole:
+        dof = math.inf if pair.clusters is None else mean.dof
+    else:
+        dof = min(mean.dof, _differing(apart, pair.clusters))
+    return Difference(value=weight * mean.value, counts=counts, weight=weight, dof=dof)
+
+
+def _differing(apart: Floats, clusters: Sequence[str] | None) -> float:
+    """Return the degrees of freedom that differing items leave, at least 1: where few differ much, they alone tell of the spread."""
+    sums = apart if clusters is None else np.bincount(codes_of(clusters), apart)
+    squares = float(sums @ sums)
+    return max(1.0, float(np.abs(sums).sum()) ** 2 / squares - 1) if squares else math.inf
+
+
+def _told(apart: Floats, mean: Measured, clusters: Sequence[str] | None) -> float:
+    """Return how many independent items that are right or wrong tell as much of the mean as one of these does.
+
+    Those that differ by d on average in either direction have the largest variance that such differences can have. Where all
+    differ alike there is no spread to go by, which is no certainty: then a cluster, or an item, counts as one.
+    """
+    n = len(apart)
+    alone = mean if clusters is None else clustered_mean(apart)
+    # Few clusters may seem to differ less than items on their own would: that is chance.
+    stderr = max(mean.stderr, alone.stderr)
+    if not math.isfinite(stderr) or stderr == 0:
+        return (mean.dof + 1) / n
+    return (float(np.abs(apart).sum()) - n * mean.value**2) / (n * max(n - 1, 1)) / stderr**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,62 +202,50 @@ class Macro:
     @property
     def value(self) -> float:
         """The mean difference, variant less base."""
-        return math.fsum(part.mean.value for part in self.parts)
+        return math.fsum(part.value for part in self.parts)
 
     @property
     def is_known(self) -> bool:
         """Whether every task has a spread: not where all its items share one source."""
-        return all((part.counts is not None and part.mean.dof > 0) or math.isfinite(part.mean.stderr) for part in self.parts)
+        return all(part.dof > 0 for part in self.parts)
 
     def mirrored(self) -> Macro:
         """Return base less variant."""
         return Macro(parts=tuple(part.mirrored() for part in self.parts))
 
+    def lower(self, z: float) -> float:
+        """Return the lower limit at a normal quantile, by MOVER."""
+        return self.value - math.hypot(*(part.value - part.lower(z) for part in self.parts))
+
     def limits(self, level: float = LEVEL) -> Estimate:
         """Return the interval; without bounds where a task has no spread."""
         if not self.is_known:
             return Estimate(value=self.value, low=None, high=None)
-        plain = self._plain()
-        if plain is not None:
-            half = quantile((1 + level) / 2, plain.dof) * plain.stderr
-            return Estimate(value=self.value, low=max(-1.0, self.value - half), high=min(1.0, self.value + half))
         z = float(special.ndtri((1 + level) / 2))
         return Estimate(value=self.value, low=self.lower(z), high=-self.mirrored().lower(z))
 
-    def above(self, bound: float) -> float:
-        """Return the one-sided p-value of "the mean difference is `bound` or less"."""
+    def tails(self, bound: float) -> Tails:
+        """Return both one-sided p-values at a bound; both are 1 where a task has no spread."""
         if not self.is_known:
-            return 1.0
-        plain = self._plain()
-        if plain is not None:
-            return plain.above(bound)
-        counts = self.parts[0].counts if len(self.parts) == 1 else None
-        if counts is not None:
-            return tail(score(counts, bound), self.parts[0].mean.dof)
-        if abs(self.value - bound) < _EDGE:
-            return 0.5
+            return Tails(above=1.0, below=1.0)
+        if len(self.parts) == 1:
+            found, dof = score(self.parts[0].counts, bound), self.parts[0].dof
+            return Tails(above=tail(found, dof), below=tail(-found, dof))
         if self.value < bound:
-            return 1 - self.mirrored().above(-bound)
-        return tail(_crossing(self.lower, bound), math.inf)
+            mirrored = self.mirrored().tails(-bound)
+            return Tails(above=mirrored.below, below=mirrored.above)
+        z = self._quantile(bound)
+        return Tails(above=tail(z, math.inf), below=tail(-z, math.inf))
 
-    def below(self, bound: float) -> float:
-        """Return the one-sided p-value of "the mean difference is `bound` or more"."""
-        return self.mirrored().above(-bound)
-
-    def _plain(self) -> Measured | None:
-        """Return the mean with its standard error where no task has counts."""
-        return None if any(part.counts is not None for part in self.parts) else total([part.mean for part in self.parts])
-
-    def lower(self, z: float) -> float:
-        """Return the lower limit at a normal quantile, by MOVER."""
-        return self.value - math.hypot(*(part.mean.value - part.lower(z) for part in self.parts))
-
-
-def _crossing(lower: Callable[[float], float], bound: float) -> float:
-    """Return the normal quantile at which a lower limit, which falls as it grows, meets a bound."""
-    if lower(FARTHEST) >= bound:
-        return FARTHEST
-    return float(optimize.brentq(lambda z: lower(z) - bound, 0.0, FARTHEST, xtol=1e-9))
+    def _quantile(self, bound: float) -> float:
+        """Return the normal quantile at which the lower limit, which falls as it grows, meets a bound below the mean."""
+        away = self.value - bound
+        if away < _EDGE:
+            return 0.0
+        if self.lower(FARTHEST) >= bound:
+            return FARTHEST
+        guess = away / max(self.value - self.lower(1.0), away / FARTHEST)
+        return falling(lambda z: self.lower(z) - bound, low=0.0, high=FARTHEST, known=Point(0.0, away), start=guess, tolerance=1e-10)
 
 
 def macro(tasks: Sequence[TaskPair]) -> Macro:

@@ -48,10 +48,11 @@ class _Sides:
 
     def p_values(self) -> dict[str, float]:
         """Return the one-sided p-values of all that is tested, not adjusted."""
+        loss, none, gain = (self.quality.tails(bound) for bound in (-MARGIN, 0.0, MARGIN))
         found = {
-            "not-worse": self.quality.above(-MARGIN), "better": self.quality.above(0.0), "worse": self.quality.below(-MARGIN),
+            "not-worse": loss.above, "better": none.above, "worse": loss.below,
             "cheaper": self.cost.below(0.0), "not-dearer": self.cost.below(LOG_MARGIN), "dearer": self.cost.above(LOG_MARGIN),
-            "base-not-worse": self.quality.below(MARGIN), "base-better": self.quality.below(0.0),
+            "base-not-worse": gain.below, "base-better": none.below,
             "base-cheaper": self.cost.above(0.0), "base-not-dearer": self.cost.above(-LOG_MARGIN),
         }
         for claim, side in (("dominates", ""), ("dominated", "base-")):
