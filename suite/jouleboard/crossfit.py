@@ -4,7 +4,7 @@ A task of a cascade as arrays; everything is a sum over the items of a fold that
 
     task = CascadeItems(paired, small_report, large_report)
     once = task.chosen(loss=0.0)             the thresholds of each fold, and what they come to
-    many = task.redrawn(loss=0.0)            the same over 400 draws of the items, the thresholds chosen anew in each
+    many, = task.redrawn(0.0)                the same over 400 draws of the items, the thresholds chosen anew in each
 """
 
 from __future__ import annotations
@@ -110,16 +110,22 @@ class CascadeItems:
         asks = self._first <= outcome.used[0][self._fold]
         return tuple(np.where(asks, self.task.base_scores, self.task.variant_scores).tolist())
 
-    def redrawn(self, *, loss: float) -> Outcome:
-        """Draw the units again with replacement; copies of an item share its fold, so none is scored by its own copy's threshold."""
-        generator, parts, left = np.random.default_rng(self._seed), [], DRAWS
+    def redrawn(self, *losses: float) -> list[Outcome]:
+        """Draw the units again with replacement, and choose with each of the losses; the same draws for all.
+
+        Copies of an item share its fold, so none is scored with a threshold that its own copy had a say in.
+        """
+        generator, left = np.random.default_rng(self._seed), DRAWS
+        parts: list[list[Outcome]] = []
         while left:
             size = min(left, max(1, MOST_WEIGHTS // self.units))
             picked = generator.integers(0, self.units, (size, self.units)) + self.units * np.arange(size)[:, None]
             weights = np.bincount(picked.ravel(), minlength=size * self.units).reshape(size, self.units)
-            parts.append(_outcome(self._weighed(weights.astype(np.float64)), loss))
+            sums = self._weighed(weights.astype(np.float64))
+            parts.append([_outcome(sums, loss) for loss in losses])
             left -= size
-        return Outcome(**{one.name: np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(Outcome)})
+        return [Outcome(**{one.name: np.concatenate([getattr(part, one.name) for part in same]) for one in fields(Outcome)})
+                for same in zip(*parts, strict=True)]
 
     def swept(self) -> Outcome:
         """Use each threshold in turn on all items: [thresholds]."""
