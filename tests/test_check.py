@@ -819,8 +819,7 @@ def test_a_simulated_entry_passes_where_it_was_made_and_not_where_it_is_publishe
     assert problems(gpu) == []
     (tmp_path / "reports" / "deep").mkdir(parents=True)
     gpu.rename(tmp_path / "reports" / "deep" / "gpu")
-    (problem,) = problems(tmp_path / "reports")
-    assert (problem.code, problem.field) == ("simulated", "method")
+    assert ("simulated", "method") in cases(problems(tmp_path / "reports"))
     assert check.load_entries(tmp_path / "reports").entries == []
 
 
@@ -893,7 +892,7 @@ def test_a_number_beyond_all_measure_is_refused_by_name(find: Any, value: dict[s
     find(raw).update(value)
     path.write_text(json.dumps(raw))
     (problem,) = problems(entry(runs))
-    assert problem.code == "unreadable"
+    assert problem.code == "schema"
     assert field in problem.field
 
 
@@ -947,7 +946,8 @@ def test_numbers_in_range_are_checked_ranked_and_published_without_an_exception(
         report, items = with_numbers(spec, drawn, measured=measured)
         factory.write_entry(tmp_path / "runs" / spec.recipe, report, items)
     found = check.load_entries(tmp_path / "runs")
-    assert {problem.code for problem in found.problems} <= {"energy"}
+    # Numbers of zero are those of another entry too: a trace that is no trace is a copy of any such.
+    assert {problem.code for problem in found.problems} <= {"energy", "copied"}
     boards = rank.boards(found.entries)
     publish.publish(boards, tmp_path / "out")
 
@@ -959,7 +959,7 @@ def test_numbers_in_range_are_checked_ranked_and_published_without_an_exception(
 def test_a_missing_raw_file_is_named(name: str, runs: Path) -> None:
     (entry(runs) / name).unlink()
     found = problems(runs)
-    assert [(problem.code, problem.file) for problem in found] == [("unreadable", str(entry(runs) / name))]
+    assert [(problem.code, problem.file) for problem in found] == [("missing", str(entry(runs) / name))]
 
 
 def test_a_changed_trace_is_found(runs: Path) -> None:

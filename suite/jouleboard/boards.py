@@ -32,10 +32,14 @@ def check(where: Sequence[Path], *, as_json: bool) -> int:
     return 1 if found.problems else 0
 
 
-def build(reports: Path | None, out: Path) -> int:
+def build(reports: Path | None, out: Path, factors: str = "world") -> int:
     """Build the site from every report that passes the check."""
+    from jouleboard import catalogue, publish, rank  # noqa: PLC0415
     from jouleboard import check as checker  # noqa: PLC0415
-    from jouleboard import publish, rank  # noqa: PLC0415
+    from jouleboard.factors import Factors  # noqa: PLC0415
+
+    declared = catalogue.read_yaml(Path(factors), Factors) if factors.endswith((".yaml", ".yml")) else catalogue.load(
+        "factors", factors, Factors)
 
     root = reports or _default_reports()
     if not root.is_dir():
@@ -43,7 +47,7 @@ def build(reports: Path | None, out: Path) -> int:
     loaded = checker.load_entries(root)
     for problem in loaded.problems:
         print(checker.render(problem), file=sys.stderr)
-    boards = rank.boards(loaded.entries)
+    boards = rank.boards(loaded.entries, factors=declared)
     folders = {entry.name: entry.folder for entry in loaded.entries}
     refused = sorted({problem.file for problem in loaded.problems})
     pages = publish.publish(boards, out, folders=folders, problems=refused)

@@ -6,31 +6,34 @@ network or runs anything that a report names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jouleboard import catalogue, definitions, failures, paths, store, traces
+from jouleboard import check_place, failures, gate_facts, manifests, merkle, paths, store, traces
+from jouleboard.answers import Answers, of_entry
+from jouleboard.check_bounds import check_bounds
+from jouleboard.check_copies import Index
+from jouleboard.check_data import KINDS, check_data, from_error
+from jouleboard.check_declared import check_declared
 from jouleboard.check_energy import check_energy
 from jouleboard.check_gates import check_gates, check_profile
 from jouleboard.check_grid import check_engine, check_grid
 from jouleboard.check_items import check_items
+from jouleboard.check_records import check_item_records, check_records, check_rows
+from jouleboard.check_text import check_text
+from jouleboard.check_time import check_time
 from jouleboard.check_trials import check_trials
-from jouleboard.declared import Hardware, Model, Noun, Plan, Workload
-from jouleboard.declared_corpora import Corpus
-from jouleboard.declared_tasks import Task, TaskGroup
+from jouleboard.check_withdrawals import Withdrawals
 from jouleboard.errors import DataFileError
-from jouleboard.problems import RULES, Make, Problem
+from jouleboard.problems import RULES, Make, Problem, applies
 from jouleboard.problems import at as at_file
-from jouleboard.recipes import Recipe
-from jouleboard.records import Item, Report
+from jouleboard.records import PUBLISHED_RULES, Item, Report
 
-KINDS: dict[str, type[Noun]] = {
-    "models": Model, "recipes": Recipe, "tasks": Task, "hardware": Hardware, "plans": Plan,
-    "workloads": Workload, "corpora": Corpus,
-}
-PUBLISHED = "reports"
-"""The folder that entries are published from."""
+__all__ = ["KINDS", "RULES", "Entry", "Findings", "Problem", "check_all", "check_paths", "check_report", "load_entries", "publishable", "render"]
+
+PUBLISHED = check_place.PUBLISHED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,15 @@ class Entry:
     """Path of its folder below the folder that was checked."""
     folder: Path
     report: Report
-    items: tuple[Item, ...]
+    answers: Mapping[str, Answers]
+    """Its items as arrays, by task."""
+    unheld: tuple[str, ...] = ()
+    """Tasks whose items could not be held against a manifest."""
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """All items, read from the folder again: those of thousands of entries would fill the memory."""
+        return tuple(store.read_items(self.folder))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,6 +62,22 @@ class Findings:
     checked: int = 0
     problems: list[Problem] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    """Those without a problem that were neither withdrawn nor corrected."""
+    set_aside: list[Entry] = field(default_factory=list)
+    """Those that were."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How entries are checked."""
+
+    fresh: bool = False
+    """Whether they are proposed now, so that they must be as what is declared today."""
+    only: frozenset[Path] | None = None
+    """Folders of the entries to check; of others only what tells a copy is read. None: all."""
+    keep_items: bool = True
+    """Whether the items of sound entries are kept, as arrays."""
+    now: dt.datetime | None = None
 
 
 def render(problem: Problem) -> str:
@@ -59,52 +86,21 @@ def render(problem: Problem) -> str:
             f"  remedy: {problem.remedy}")
 
 
-def check_all(reports: Path) -> Findings:
+def check_all(reports: Path, options: Options = Options()) -> Findings:
     """Check every declared data file of this installation and every report below a folder."""
     findings = Findings()
-    for kind, noun in KINDS.items():
-        for path in sorted(paths.data_folder(kind).glob("*.yaml")):
-            findings.checked += 1
-            try:
-                found = catalogue.read_yaml(path, noun)
-                if isinstance(found, Task):
-                    definitions.require(found)
-                if isinstance(found, Recipe):
-                    _require_corpora(found, path)
-            except DataFileError as error:
-                findings.problems.append(_from_error(error, path))
-    _check_groups(findings)
+    for problem in check_data():
+        findings.checked += 1
+        findings.problems += [] if problem is None else [problem]
     if reports.is_dir():
-        _check_into(findings, reports, reports)
+        _check_into(findings, [(reports, reports)], options)
     return findings
 
 
-def _check_groups(findings: Findings) -> None:
-    """Check the groups of tasks: each names tasks that are declared."""
-    folder = paths.data_folder("tasks")
-    for path in sorted((folder / catalogue.GROUPS).glob("*.yaml")):
-        findings.checked += 1
-        try:
-            for name in catalogue.read_yaml(path, TaskGroup).tasks:
-                if not (folder / f"{name}.yaml").is_file():
-                    raise DataFileError(f"there is no task {name!r}", file=path, field="tasks", remedy="jouleboard tasks list names them")
-        except DataFileError as error:
-            findings.problems.append(_from_error(error, path))
-
-
-def _require_corpora(recipe: Recipe, path: Path) -> None:
-    """Make sure that what a recipe's steps are trained on is declared."""
-    for index, step in enumerate(recipe.steps):
-        if step.trains_on is not None and not (paths.data_folder("corpora") / f"{step.trains_on}.yaml").is_file():
-            raise DataFileError(f"there is no corpus {step.trains_on!r}", file=path, field=f"steps[{index}].corpus",
-                                remedy="declare it in suite/corpora, or name one that is there")
-
-
-def check_paths(where: Sequence[Path]) -> Findings:
+def check_paths(where: Sequence[Path], options: Options = Options()) -> Findings:
     """Check the reports at or below each path."""
     findings = Findings()
-    for root in where:
-        _check_into(findings, root, root if root.is_dir() else root.parent)
+    _check_into(findings, [(root, root if root.is_dir() else root.parent) for root in where], options)
     return findings
 
 
@@ -113,36 +109,124 @@ def load_entries(root: Path) -> Findings:
     return check_paths([root])
 
 
-def _check_into(findings: Findings, root: Path, base: Path) -> None:
-    for path in store.find_reports(root):
-        findings.checked += 1
+def _check_into(findings: Findings, roots: Sequence[tuple[Path, Path]], options: Options) -> None:
+    index, withdrawals = Index(), Withdrawals()
+    for root, base in roots:
+        barred = _check_tree(findings, root, withdrawals, options)
+        for path in store.find_reports(root):
+            if path.parent in barred:
+                continue
+            chosen = options.only is None or path.parent.resolve() in options.only
+            findings.checked += chosen
+            _Checking(findings=findings, index=index, options=options, base=base).add(path, chosen=chosen)
+    _check_together(findings, index, withdrawals)
+
+
+def _check_tree(findings: Findings, root: Path, withdrawals: Withdrawals, options: Options) -> frozenset[Path]:
+    """Check names and kinds of what is published; return folders in which a file may not even be opened."""
+    published = check_place.published_root(root)
+    if published is None or not root.is_dir():
+        return frozenset()
+    depth = len(root.resolve().relative_to(published).parts)
+    problems = list(check_place.check_tree(root, depth))
+    closed = {"symlink", "file-kind", "count"}
+    barred = frozenset(Path(problem.file).parent for problem in problems if problem.code in closed)
+    if options.only is not None:
+        problems = [one for one in problems if any(Path(one.file).resolve().is_relative_to(folder) for folder in options.only)]
+    findings.problems += problems
+    for path in sorted(root.rglob(f"*{check_place.WITHDRAWN}")):
+        if path.parent not in barred and not path.is_symlink():
+            findings.problems += withdrawals.add(path)
+    return barred
+
+
+def _check_together(findings: Findings, index: Index, withdrawals: Withdrawals) -> None:
+    """Find what only all entries together show, and set aside those that no longer count."""
+    findings.problems += withdrawals.check_names(index.entries)
+    for entry in list(findings.entries):
+        wrong = list(index.check_names(entry.folder / store.REPORT, entry.report))
+        if wrong:
+            findings.problems += wrong
+            findings.entries.remove(entry)
+    gone = withdrawals.digests | {entry.report.replaces for entry in findings.entries}
+    findings.set_aside = [entry for entry in findings.entries if entry.report.digest in gone]
+    findings.entries = [entry for entry in findings.entries if entry.report.digest not in gone]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checking:
+    findings: Findings
+    index: Index
+    options: Options
+    base: Path
+
+    def add(self, path: Path, *, chosen: bool) -> None:
+        """Read one entry, check it where it is one of those to check, and remember it."""
         folder = path.parent
         try:
-            report = store.read_report(path)
-            items = store.read_items(folder)
+            opened = store.open_report(path)
+            report = opened.report
+            lines = store.read_lines(folder / store.ITEMS) if chosen else []
+            items = store.decode_items(lines, folder / store.ITEMS)
         except DataFileError as error:
-            findings.problems.append(_from_error(error, path))
-            continue
-        problems = [*check_report(path, report), *check_items(folder / store.ITEMS, report, items),
-                    *check_files(folder, report), *check_trace(folder, report), *_check_place(path, report)]
-        findings.problems += problems
-        if not problems:
-            name = folder.relative_to(base).as_posix() if folder != base else folder.resolve().name
-            findings.entries.append(Entry(name=name, folder=folder, report=report, items=tuple(items)))
+            self.findings.problems += [from_error(error, path)] if chosen else []
+            return
+        try:
+            trace = store.read_lines(folder / store.TRACE) if chosen else []
+        except DataFileError as error:
+            self.findings.problems.append(from_error(error, folder / store.TRACE))
+            trace = None
+        problems = [*_check_entry(path, opened, lines, items, trace, self.options)] if chosen else []
+        if trace is not None:
+            problems += self.index.add(path, report, trace)
+        if not chosen:
+            return
+        problems = [problem for problem in problems if applies(problem.code, report.rules_version)]
+        self.findings.problems += problems
+        if not problems and trace is not None:
+            name = folder.relative_to(self.base).as_posix() if folder != self.base else folder.resolve().name
+            self.findings.entries.append(Entry(
+                name=name, folder=folder, report=report, answers=of_entry(report, items) if self.options.keep_items else {},
+                unheld=tuple(result.task for result in report.tasks if manifests.of(result) is None)))
 
 
-def _from_error(error: DataFileError, path: Path) -> Problem:
-    return Problem(file=error.file or str(path), field=error.field or "(the whole file)", code="unreadable",
-                   found=error.problem, remedy=error.remedy or "mend the file")
+def _check_entry(
+    path: Path, opened: store.Opened, lines: Sequence[bytes], items: Sequence[Item], trace: Sequence[bytes] | None, options: Options
+) -> Iterator[Problem]:
+    report, at, at_items = opened.report, at_file(path), at_file(path.parent / store.ITEMS)
+    yield from check_report(path, report, now=options.now, digest=opened.digest)
+    yield from check_items(path.parent / store.ITEMS, report, items, lines)
+    yield from check_item_records(report, items, at_items)
+    yield from check_place.check_place(path, report, opened.stored_digest, at)
+    if options.fresh:
+        yield from check_declared(report, at)
+    if trace is None:
+        return
+    yield from _check_files(report, {store.ITEMS: lines, store.TRACE: trace}, at)
+    if report.merkle_root is not None or applies("merkle", report.rules_version):
+        root = merkle.of_entry(report, lines, trace)
+        if root != report.merkle_root:
+            yield at("merkle_root", "merkle", f"stored {report.merkle_root}, recomputed {root}", "publish it with `jouleboard submit`")
+    yield from _check_trace(path, report, trace, at)
+    yield from _check_published(path, report)
 
 
-def check_report(path: Path, report: Report) -> Iterator[Problem]:
-    """Check what a report says of itself."""
+def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, digest: str | None = None) -> Iterator[Problem]:
+    """Check what a report says of itself.
+
+    Args:
+        path: of its file.
+        report: as it was read.
+        now: the time of the check; None: the machine's.
+        digest: of its fields, where it is known already.
+    """
     at = at_file(path)
-    digest = store.report_digest(report)
+    digest = store.report_digest(report) if digest is None else digest
     if digest != report.digest:
         yield at("digest", "digest", f"stored {report.digest[:16]}…, recomputed {digest[:16]}…",
                  "the report was changed after it was written: measure again")
+    if report.rules_version > PUBLISHED_RULES:
+        yield at("rules_version", "rules", f"{report.rules_version}, the newest rules are {PUBLISHED_RULES}", "install a newer Jouleboard")
     if (report.status == "failed") != (report.failure is not None):
         yield at("status", "status", f"{report.status!r} with failure {report.failure is not None}", "measure again")
     yield from _check_failure(report, at)
@@ -153,9 +237,17 @@ def check_report(path: Path, report: Report) -> Iterator[Problem]:
     yield from check_energy(report, at)
     yield from check_grid(report, at)
     yield from check_engine(report, at)
+    yield from _by_rules(report, at, now)
     names = [result.task for result in report.tasks]
     if len(set(names)) != len(names):
         yield at("tasks", "item-once", "a task occurs twice", "measure again")
+
+
+def _by_rules(report: Report, at: Make, now: dt.datetime | None) -> Iterator[Problem]:
+    """Check what later rules ask for; a report of earlier ones is not held against it."""
+    now = dt.datetime.now(dt.UTC) if now is None else now
+    found = (*check_text(report, at), *check_time(report, at, now), *check_records(report, at), *check_bounds(report, at))
+    yield from (problem for problem in found if applies(problem.code, report.rules_version))
 
 
 def _check_failure(report: Report, at: Make) -> Iterator[Problem]:
@@ -187,44 +279,34 @@ def publishable(report: Report) -> str | None:
     return None if problem is None else f"it does not pass the check: {problem.field}: {problem.found}"
 
 
-def check_files(folder: Path, report: Report) -> Iterator[Problem]:
+def _check_files(report: Report, found: dict[str, Sequence[bytes]], at: Make) -> Iterator[Problem]:
     """Hold the raw files against the digests in the report."""
-    at = at_file(folder / store.REPORT)
     if set(report.files) != {store.ITEMS, store.TRACE}:
         yield at("files", "files", f"names {', '.join(sorted(report.files)) or 'none'}",
                  f"a report names {store.ITEMS} and {store.TRACE}")
         return
     for name, stored in report.files.items():
-        try:
-            lines = store.read_lines(folder / name)
-        except DataFileError as error:
-            yield _from_error(error, folder / name)
-            continue
-        found = store.lines_sha256(lines)
-        if found != stored.sha256 or len(lines) != stored.lines:
+        digest = store.lines_sha256(found[name])
+        if digest != stored.sha256 or len(found[name]) != stored.lines:
             yield at(f"files.{name}", "files", f"stored {stored.sha256[:16]}… ({stored.lines} lines), "
-                     f"found {found[:16]}… ({len(lines)} lines)", "restore the file as it was measured")
+                     f"found {digest[:16]}… ({len(found[name])} lines)", "restore the file as it was measured")
 
 
-def check_trace(folder: Path, report: Report) -> Iterator[Problem]:
+def _check_trace(path: Path, report: Report, lines: Sequence[bytes], at: Make) -> Iterator[Problem]:
     """Recompute from the trace what follows from it: integrals, gates and voids."""
-    path = folder / store.TRACE
+    file = path.parent / store.TRACE
     try:
-        lines = store.read_lines(path)
-    except DataFileError:
-        # `check_files` says what is wrong with it.
-        return
-    try:
-        samples = traces.decode(lines, file=str(path))
+        samples = traces.decode(lines, file=str(file))
     except DataFileError as error:
-        yield at_file(path)(error.field or "(the whole file)", "trace", error.problem, error.remedy or "measure again")
+        yield at_file(file)(error.field or "(the whole file)", "trace", error.problem, error.remedy or "measure again")
         return
-    yield from check_gates(report, samples, at_file(folder / store.REPORT))
+    yield from check_gates(report, samples, at)
+    yield from check_rows(report, gate_facts.as_stored(samples), at)
 
 
-def _check_place(path: Path, report: Report) -> Iterator[Problem]:
+def _check_published(path: Path, report: Report) -> Iterator[Problem]:
     """Simulated joules have no place where entries are published from."""
     simulated = report.method == "simulated" or (report.profile is not None and report.profile.category == "simulated")
-    if simulated and PUBLISHED in path.resolve().parts:
+    if simulated and check_place.published_root(path) is not None:
         yield at_file(path)("method", "simulated", f"{report.method} in a folder `{PUBLISHED}`",
                             "take it out of the folder: it shows that the software works and is no measurement")

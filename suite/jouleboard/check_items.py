@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from jouleboard import scores, store
+from jouleboard import itemline, manifests, scores, store
+from jouleboard.check_manifest import check_manifest
 from jouleboard.declared_tasks import Kind, Metric
 from jouleboard.problems import Make, Problem, close
 from jouleboard.problems import at as at_file
@@ -17,31 +19,44 @@ from jouleboard.records import Item, Report, Score, TaskResult
 
 MOST_NATS = 1e9
 """No text is less likely than this; sums and squares of such numbers stay finite."""
+_CLUSTER = re.compile(r"[0-9a-f]{16}")
 _AGAIN = "the aggregates were changed, or items are missing: measure again"
 _RESTORE = "restore the line as it was measured, or measure again"
 
 
-def check_items(path: Path, report: Report, items: Sequence[Item]) -> Iterator[Problem]:
-    """Re-score every item and recompute every aggregate."""
+def check_items(path: Path, report: Report, items: Sequence[Item], lines: Sequence[bytes] | None = None) -> Iterator[Problem]:
+    """Re-score every item and recompute every aggregate.
+
+    Args:
+        path: of the items' file.
+        report: the report beside it.
+        items: as they were read.
+        lines: that they were read from, to hold them against their canonical form; None: that is not looked at.
+    """
     at = at_file(path)
-    sound = True
-    for item in items:
-        for problem in _check_item(item, report, at):
-            sound = False
-            yield problem
+    wanted = {result.task: tuple(result.scores) for result in report.tasks}
+    by_task: dict[str, list[Item]] = {}
     seen: set[tuple[str, int]] = set()
-    for item in items:
+    sound = True
+    for number, item in enumerate(items):
+        for problem in _check_item(item, wanted.get(item.task, ()), None if lines is None else lines[number], at):
+            sound = sound and problem.code == "item-canonical"
+            yield problem
         if (item.task, item.item) in seen:
             yield at(_name(item), "item-once", "occurs twice", "measure again")
         seen.add((item.task, item.item))
-    known = {result.task for result in report.tasks}
-    for stray in sorted({item.task for item in items} - known):
+        by_task.setdefault(item.task, []).append(item)
+    for stray in sorted(set(by_task) - set(wanted)):
         yield at(stray, "aggregate", "items of a task that the report does not name", "measure again")
-    if sound:
-        in_report = at_file(path.parent / store.REPORT)
-        for index, result in enumerate(report.tasks):
-            mine = [item for item in items if item.task == result.task]
-            yield from _check_task(result, mine, f"tasks[{index}]", in_report)
+    if not sound:
+        return
+    in_report = at_file(path.parent / store.REPORT)
+    for index, result in enumerate(report.tasks):
+        mine = by_task.get(result.task, [])
+        yield from _check_task(result, mine, f"tasks[{index}]", in_report)
+        manifest = manifests.of(result)
+        if manifest is not None:
+            yield from check_manifest(result, manifest, mine, f"tasks[{index}]", at)
 
 
 def _name(item: Item) -> str:
@@ -55,12 +70,11 @@ def _kind(item: Item) -> Kind:
     return "perplexity" if item.response_sha256 is None else "generation"
 
 
-def _check_item(item: Item, report: Report, at: Make) -> Iterator[Problem]:
+def _check_item(item: Item, wanted: Sequence[Metric], line: bytes | None, at: Make) -> Iterator[Problem]:
     wrong = _shape(item)
     if wrong is not None:
         yield at(f"{_name(item)}: {wrong.field}", "item-shape", wrong.problem, _RESTORE)
         return
-    wanted = next((tuple(result.scores) for result in report.tasks if result.task == item.task), ())
     for metric in sorted({*wanted, *item.scores}):
         stored, expected = item.scores.get(metric), scores.recompute(item, metric)
         if stored is not None and expected is None and metric in wanted and _kind(item) == "generation":
@@ -69,9 +83,12 @@ def _check_item(item: Item, report: Report, at: Make) -> Iterator[Problem]:
                 yield at(f"{_name(item)}: scores.{metric}", "item-score", f"stored {stored}, it lies in 0 to 1", _RESTORE)
         elif expected is None or stored is None or not close(stored, expected):
             yield at(f"{_name(item)}: scores.{metric}", "item-score", f"stored {stored}, recomputed {expected}", _RESTORE)
-    if item.digest != store.item_digest(item):
-        yield at(f"{_name(item)}: digest", "item-digest",
-                 f"stored {item.digest}, recomputed {store.item_digest(item)}", _RESTORE)
+    blank = itemline.canonical(item, digest="")
+    digest = hashlib.sha256(blank).hexdigest()[:16]
+    if item.digest != digest:
+        yield at(f"{_name(item)}: digest", "item-digest", f"stored {item.digest[:40]}, recomputed {digest}", _RESTORE)
+    elif line is not None and line != blank.replace(b'"digest":""', b'"digest":"' + digest.encode() + b'"', 1):
+        yield at(_name(item), "item-canonical", "is not written as canonical JSON", _RESTORE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +99,8 @@ class _Wrong:
 
 def _shape(item: Item) -> _Wrong | None:
     """Say what of an item does not fit together; None: nothing."""
+    if item.cluster is not None and _CLUSTER.fullmatch(item.cluster) is None:
+        return _Wrong(field="cluster", problem=f"{item.cluster[:40]!a} is no short digest")
     beyond = [value for value in item.loglikelihoods if abs(value) > MOST_NATS]
     if beyond:
         return _Wrong(field="loglikelihoods", problem=f"{beyond[0]}, beyond all measure")

@@ -71,6 +71,9 @@ def parser() -> argparse.ArgumentParser:
                                 "left out and named.")
     build.add_argument("--reports", type=Path, metavar="DIR", default=None, help="folder of reports (default: reports/)")
     build.add_argument("--out", type=Path, metavar="DIR", default=Path("_site"), help="where to write (default: _site)")
+    build.add_argument("--factors", metavar="ID", default="world",
+                       help="by which joules are shown as carbon, cost and battery charges: a declared id, or a YAML file of your own "
+                       "(default: world); they order nothing")
     build.set_defaults(function=_build)
     cli_compare.add(commands)
     _submit_parser(commands)
@@ -134,6 +137,10 @@ def _tasks_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     show = actions.add_parser("show", help="one task or group: what it stands for, and all that is declared",
                               description="Print one task, or a group of tasks.")
     show.add_argument("id", nargs="?", metavar="ID", help="which one")
+    freeze = actions.add_parser("freeze", help="write the manifest that `check` holds a task's items against",
+                                description="Write tasks/manifests/ID.jsonl.gz from a task's data: for each item its document's digest, "
+                                "its answer and the lengths of its choices, and none of its text. Data that are not here are fetched.")
+    freeze.add_argument("ids", nargs="+", metavar="ID", help="which tasks")
     top.set_defaults(function=_tasks)
 
 
@@ -184,7 +191,7 @@ def _check(args: argparse.Namespace) -> int:
 def _build(args: argparse.Namespace) -> int:
     from jouleboard import boards  # noqa: PLC0415
 
-    return boards.build(args.reports, args.out)
+    return boards.build(args.reports, args.out, args.factors)
 
 
 def _submit(args: argparse.Namespace) -> int:
@@ -208,6 +215,10 @@ def _catalogue(args: argparse.Namespace) -> int:
 
 
 def _tasks(args: argparse.Namespace) -> int:
+    if args.action == "freeze":
+        from jouleboard import freezing  # noqa: PLC0415 - lm-eval takes seconds
+
+        return freezing.freeze(args.ids)
     from jouleboard import tasklist  # noqa: PLC0415
 
     return tasklist.show(offline=args.offline) if args.action == "list" else tasklist.show_one(args.id)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jouleboard import cascades, gates, pairs, rank, reasons
+from jouleboard.answers import Bare
 from jouleboard.cascades import Derived, NoCascade
 from jouleboard.contrasts import MacroContrast, TaskContrast, contrast, macro
 from jouleboard.correctanswers import CorrectAnswer, correct_answer
@@ -195,7 +196,8 @@ def _is_base_of(base: Report, report: Report) -> bool:
 
 def _rows(one: Answered) -> Rows:
     """Derive an entry's rows, by cell: what stands beside it changes none of what is read here."""
-    return {(row.workload, row.batch): row for board in rank.boards([one]) for row in (*board.ranked, *board.unranked)}
+    return {(row.workload, row.batch): row for board in rank.boards([Bare(name=one.name, report=one.report)])
+            for row in (*board.ranked, *board.unranked)}
 
 
 def _cell(

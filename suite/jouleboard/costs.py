@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy import stats
+from scipy import special
 
 from jouleboard.estimates import Estimate
 from jouleboard.rows import REPLAY, Latency
@@ -63,7 +63,7 @@ def mean(values: Sequence[float | None]) -> Estimate | None:
     if len(known) < LEAST_REPEATS:
         return none
     spread = math.sqrt(math.fsum((value - middle) ** 2 for value in known) / (len(known) - 1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1)) * spread / math.sqrt(len(known))
+    half = float(special.stdtrit(len(known) - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(len(known))
     return none if middle - half <= 0 else Estimate(value=middle, low=middle - half, high=middle + half)
 
 

@@ -42,9 +42,24 @@ class JouleboardError(Exception):
 
 
 class DataFileError(JouleboardError):
-    """A YAML or JSON file of ours, or of a user, is not what it should be."""
+    """A YAML or JSON file of ours, or of a user, is not what it should be.
+
+    Args:
+        problem: what is wrong, in one sentence.
+        file: the file concerned, if there is one.
+        field: the field inside the file.
+        remedy: what to do about it, in one sentence.
+        code: the rule that is broken, a key of `problems.RULES`.
+    """
 
     kind = "data"
+
+    def __init__(
+        self, problem: str, *, file: object = None, field: str | None = None, remedy: str | None = None, code: str = "unreadable",
+    ) -> None:
+        """Keep the parts."""
+        super().__init__(problem, file=file, field=field, remedy=remedy)
+        self.code = code
 
 
 class SourceError(JouleboardError):

@@ -26,7 +26,7 @@ ONE_LINE = 96
 MEGA = 1e6
 # Control characters, bidirectional overrides and isolates, zero-width characters, and lone surrogates: each can make a
 # page say something else than the record does, or cannot be written as UTF-8 at all.
-_INVISIBLE = re.compile(
+INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\ud800-\udfff]"
 )
@@ -36,7 +36,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def visible(text: str) -> str:
     """Show invisible and direction-changing characters by their code point (`[U+202E]`)."""
-    return _INVISIBLE.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+    return INVISIBLE.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 
 def finalize(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import lm_eval
 import torch
 
-from jouleboard import harness_dialogues, harness_items, harness_templates, replays, scores, store, textscores
+from jouleboard import harness_dialogues, harness_items, harness_templates, replays, sampling, scores, store, textscores
 from jouleboard.declared_tasks import Metric, Task
 from jouleboard.engines import generation, templates
 from jouleboard.engines.parallel import Keeps
@@ -52,24 +52,8 @@ class Outcome:
 
 
 def sample(documents: int, golds: Sequence[int] | None, limit: int | None, seed: int) -> list[int] | None:
-    """Choose `limit` documents: stratified over the right answer's position, by a fixed seed; None means all.
-
-    The order inside a stratum comes from SHA-256 over seed and index, so it does not depend on a generator's version.
-    """
-    if limit is None or limit >= documents:
-        return None
-    strata: dict[int, list[int]] = {}
-    for index in range(documents):
-        strata.setdefault(0 if golds is None else golds[index], []).append(index)
-    order = {index: hashlib.sha256(f"{seed}:{index}".encode()).digest() for index in range(documents)}
-    shares = {key: limit * len(members) / documents for key, members in strata.items()}
-    quota = {key: int(share) for key, share in shares.items()}
-    # Largest remainders take what is left; of equal remainders the smaller key.
-    for key in sorted(shares, key=lambda key: (quota[key] - shares[key], key))[: limit - sum(quota.values())]:
-        quota[key] += 1
-    return sorted(
-        index for key, members in strata.items() for index in sorted(members, key=order.__getitem__)[: quota[key]]
-    )
+    """Choose `limit` documents as `sampling.sample` does; None means all."""
+    return None if limit is None or limit >= documents else sampling.sample(documents, golds, limit, seed)
 
 
 def strata(loaded: Loaded) -> Sequence[int] | None:

@@ -5,10 +5,10 @@ Example: `{"format": "jouleboard-report", "format_version": 2, ...}`.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from jouleboard import strictjson
 from jouleboard.errors import DataFileError
 from jouleboard.records import FORMAT, FORMAT_VERSION
 from jouleboard.upgrade import UPGRADES
@@ -27,16 +27,12 @@ def require(data: bytes, path: Path) -> dict[str, Any]:
         DataFileError: naming what is wrong with it.
     """
     if not data.strip():
-        raise DataFileError("the file is empty", file=path, remedy=AGAIN)
-    try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except RecursionError:
-        raise DataFileError("nested too deeply", file=path, remedy=AGAIN) from None
-    except ValueError as error:
-        raise DataFileError(f"not valid JSON: {error}", file=path, remedy=AGAIN) from None
+        raise DataFileError("the file is empty", file=path, remedy=AGAIN, code="json")
+    value = strictjson.loads(data, path, remedy=AGAIN)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise DataFileError(
-            "not a Jouleboard report", file=path, field="format", remedy=f'reports begin with "format": "{FORMAT}"'
+            "not a Jouleboard report", file=path, field="format", remedy=f'reports begin with "format": "{FORMAT}"',
+            code="format",
         )
     version = value.get("format_version")
     # True == 1 and 1.0 == 1 in Python, and neither is a version.
@@ -45,18 +41,7 @@ def require(data: bytes, path: Path) -> dict[str, Any]:
         raise DataFileError(
             f"version {version!r}, this Jouleboard reads versions {min(UPGRADES)} to {FORMAT_VERSION}", file=path,
             field="format_version",
-            remedy="install a newer Jouleboard" if newer else AGAIN,
+            remedy="install a newer Jouleboard" if newer else AGAIN, code="version",
         )
     return value
 
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} occurs twice in one object")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")

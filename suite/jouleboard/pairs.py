@@ -265,10 +265,10 @@ def _apart(base: Report, variant: Report, cell: Cell) -> str | None:
             return f"they were measured {what} ({one} and {other})"
     if base.session is None or base.session != variant.session:
         return "they were measured in different sessions: a device at another time is not the same device"
-    if board_key(base, cell) == board_key(variant, cell):
-        return None
     engines = [" ".join(report.engine.beside or (report.engine.name, report.engine.version)) for report in (base, variant)]
     if engines[0] != engines[1]:
         return f"they were computed by other engines ({engines[0]} and {engines[1]})"
+    if board_key(base, cell) == board_key(variant, cell):
+        return None
     batches = cell.workload == REPLAY and base.replay_sha256 != variant.replay_sha256
     return f"they stand on other boards: not the same {'recorded batches' if batches else 'items, batch size, threads or machine'}"

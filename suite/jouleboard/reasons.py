@@ -73,18 +73,13 @@ def drift(base: Report, cell: Cell) -> float | None:
     return found if isinstance(found, float) else None
 
 
-def unranked(
-    report: Report, *, base: Report | None, bases: Sequence[Report], quality: Estimate | None, cost: Estimate | None,
-    barred: str | None,
-) -> str | None:
-    """Say why an entry has no rank, in words; None where it has one.
+def unjudged(report: Report, *, base: Report | None, bases: Sequence[Report], barred: str | None) -> str | None:
+    """Say why an entry can neither be ranked nor held against its base, in words; None where it can.
 
     Args:
         report: the entry.
         base: its base in its own session, if there.
         bases: its base in every session.
-        quality: its macro quality.
-        cost: what the board is ordered by.
         barred: from `incomparable`.
     """
     unfit = by_itself(report)
@@ -92,13 +87,7 @@ def unranked(
         return unfit
     if not bases:
         return "its base is not on this board, so there is nothing to compare it with"
-    if base is None:
-        return "its base was not measured in the same session"
-    if barred is not None:
-        return barred
-    if quality is None:
-        return "no task on which the base is clearly above chance"
-    return "no cost was measured" if cost is None else None
+    return "its base was not measured in the same session" if base is None else barred
 
 
 def by_itself(report: Report) -> str | None:
@@ -111,6 +100,20 @@ def by_itself(report: Report) -> str | None:
     if report.status != "complete":
         return "the run was interrupted before its energy trials were complete"
     return withheld(report)
+
+
+def unplaced(quality: Estimate | None, cost: Estimate | None) -> str | None:
+    """Say why an entry that nothing else is in the way of has no place on a board; None where it has one.
+
+    Args:
+        quality: its macro quality.
+        cost: what the board is ordered by.
+    """
+    if quality is None:
+        return "no task on which the base is clearly above chance"
+    if quality.low is None or quality.low <= 0:
+        return "its own answers are not clearly above chance"
+    return "no cost was measured" if cost is None else None
 
 
 def withheld(report: Report) -> str | None:

@@ -36,7 +36,21 @@ from jouleboard.windows import Canary, Energy, Gate, Idle, Probe, SkippedProbe, 
 FORMAT = "jouleboard-report"
 FORMAT_VERSION = 2
 RULES_VERSION = 2
+"""Rules that a run measures by."""
+PUBLISHED_RULES = 3
+"""Rules that an entry must keep to be published: `submit` seals it under them, and they ask for more than those of a run."""
+Submitter = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9](-?[A-Za-z0-9]){0,38}\Z")]
+"""A name of an account as GitHub allows it."""
 
+
+class Withdrawal(Noun, frozen=True, kw_only=True):
+    """Why a published entry no longer counts. Written beside its folder, as `<folder>.withdrawn.json`; the entry itself stays."""
+
+    format: Literal["jouleboard-withdrawal"]
+    digest: Sha256
+    """Of the entry."""
+    withdrawn_utc: str
+    reason: Annotated[str, msgspec.Meta(min_length=10, max_length=1000)]
 
 
 class Item(Noun, frozen=True, kw_only=True, omit_defaults=True):
@@ -283,8 +297,8 @@ class FileDigest(Noun, frozen=True, kw_only=True):
     lines: Count
 
 
-class Report(Noun, frozen=True, kw_only=True):
-    """One entry: one variant of one model on one device. Written as `report.json`."""
+class Report(Noun, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry: one variant of one model on one device. Written as `report.json`; what has a default only where it differs from it."""
 
     format: Literal["jouleboard-report"]
     format_version: Literal[2]
@@ -341,3 +355,11 @@ class Report(Noun, frozen=True, kw_only=True):
     files: dict[str, FileDigest]
     digest: Sha256
     """SHA-256 of the canonical JSON of every other field."""
+    merkle_root: Sha256 | None = None
+    """Root over items, trials, trace and gates (see `merkle`), so that any of them can be shown to belong to the entry; `submit` adds it."""
+    submitter: Submitter | None = None
+    """Account that proposed the entry, as its owner says; None: not published."""
+    replaces: Sha256 | None = None
+    """Digest of the published entry that this one corrects."""
+    reproduces: Sha256 | None = None
+    """Digest of the published entry whose plan was run again for this one (`jouleboard reproduce`)."""

@@ -13,9 +13,10 @@ import hashlib
 import io
 import json
 import os
+import stat
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import msgspec
 import rfc8785
 
-from jouleboard import ours, storage
+from jouleboard import itemline, ours, storage, strictjson
 from jouleboard.errors import DataFileError
 from jouleboard.records import FORMAT_VERSION, FileDigest, Item, Report
 from jouleboard.upgrade import UPGRADES
@@ -32,7 +33,13 @@ REPORT, ITEMS, TRACE = "report.json", "items.jsonl.gz", "trace.csv.gz"
 TEMPORARY = ".tmp"
 """How the name of a file ends that is being written; it begins with a dot."""
 MAX_REPORT_BYTES = 4 * 2**20
-MAX_RAW_BYTES = 256 * 2**20
+MAX_PACKED_BYTES = 16 * 2**20
+MAX_RAW_BYTES = 64 * 2**20
+MAX_LINES = 250_000
+MAX_LINE_BYTES = 2**20
+MAX_RATIO, RATIO_FROM_BYTES = 200, 2 * 2**20
+"""Items shrink to a fifth by compression and traces to a thirtieth; what shrinks far more is there to fill a disk."""
+_CHUNK_BYTES = 2**18
 _AGAIN = ours.AGAIN
 
 
@@ -53,7 +60,7 @@ def seal_item(item: Item) -> Item:
 
 def item_digest(item: Item) -> str:
     """Return the short digest over every field of an item but `digest` itself."""
-    return digest(msgspec.structs.replace(item, digest=""))[:16]
+    return hashlib.sha256(itemline.canonical(item, digest="")).hexdigest()[:16]
 
 
 def seal_report(report: Report) -> Report:
@@ -106,7 +113,7 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> FileDigest:
 
 def write_items(folder: Path, items: Iterable[Item]) -> FileDigest:
     """Write `items.jsonl.gz`, one canonical JSON line an item."""
-    return write_lines(folder / ITEMS, (canonical(item) for item in items))
+    return write_lines(folder / ITEMS, (itemline.canonical(item) for item in items))
 
 
 def write_report(folder: Path, report: Report) -> Report:
@@ -118,21 +125,42 @@ def write_report(folder: Path, report: Report) -> Report:
 
 
 def read_lines(path: Path) -> list[bytes]:
-    """Read a gzip file of lines, refusing more than `MAX_RAW_BYTES` after decompression.
+    """Read a gzip file of lines piece by piece; too large, too many or too long ones end the reading where it is seen.
 
     Raises:
-        DataFileError: the file is missing, cut short, not gzip, or too large.
+        DataFileError: the file is missing, cut short, not gzip, or beyond a cap.
     """
+    data = _unpacked(path)
+    count = data.count(b"\n")
+    if count > MAX_LINES:
+        raise DataFileError(f"{count} lines, at most {MAX_LINES} are allowed", file=path, remedy=_AGAIN, code="lines")
+    lines = bytes(data).split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    longest = max(map(len, lines), default=0)
+    if longest > MAX_LINE_BYTES:
+        raise DataFileError(f"a line of {longest} bytes, at most {MAX_LINE_BYTES} are allowed", file=path, remedy=_AGAIN, code="lines")
+    return lines
+
+
+def _unpacked(path: Path) -> bytearray:
+    data = bytearray()
     try:
+        packed_bytes = _plain_size(path)
+        if packed_bytes > MAX_PACKED_BYTES:
+            raise DataFileError(f"{packed_bytes} bytes, more than the {MAX_PACKED_BYTES} allowed", file=path, remedy=_AGAIN, code="size")
         with gzip.open(path) as file:
-            data = file.read(MAX_RAW_BYTES + 1)
+            while piece := file.read(_CHUNK_BYTES):
+                data += piece
+                most_bytes = min(MAX_RAW_BYTES, max(RATIO_FROM_BYTES, MAX_RATIO * packed_bytes))
+                if len(data) > most_bytes:
+                    raise DataFileError(f"more than {most_bytes} bytes after decompression, of {packed_bytes} before it",
+                                        file=path, remedy=_AGAIN, code="bomb")
     except FileNotFoundError:
-        raise DataFileError("the file is missing", file=path, remedy=_AGAIN) from None
+        raise DataFileError("the file is missing", file=path, remedy=_AGAIN, code="missing") from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataFileError(f"not a whole gzip file ({error})", file=path, remedy=_AGAIN) from None
-    if len(data) > MAX_RAW_BYTES:
-        raise DataFileError(f"more than {MAX_RAW_BYTES} bytes after decompression", file=path, remedy=_AGAIN)
-    return data.splitlines()
+        raise DataFileError(f"not a whole gzip file ({error})", file=path, remedy=_AGAIN, code="gzip") from None
+    return data
 
 
 def joined(lines: Iterable[bytes]) -> bytes:
@@ -151,17 +179,27 @@ def read_items(folder: Path) -> list[Item]:
     Raises:
         DataFileError: naming the line and the field that is not what it should be.
     """
-    path = folder / ITEMS
-    decoder = msgspec.json.Decoder(Item)
-    return [_decode(decoder, line, path, number) for number, line in enumerate(read_lines(path), start=1)]
+    return decode_items(read_lines(folder / ITEMS), folder / ITEMS)
 
 
-def _decode(decoder: msgspec.json.Decoder[Item], line: bytes, path: Path, number: int) -> Item:
+def decode_items(lines: Sequence[bytes], path: Path) -> list[Item]:
+    """Return the items of the lines of a file.
+
+    Raises:
+        DataFileError: naming the line and the field that is not what it should be.
+    """
+    decode = msgspec.json.Decoder(Item).decode
+    found: list[Item] = []
     try:
-        return decoder.decode(line)
+        for line in lines:
+            found.append(decode(line))  # noqa: PERF401 - how far it came tells the line
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        number = len(found) + 1
+        # What is wrong with it as JSON has a code of its own.
+        strictjson.loads(lines[number - 1], path, field=f"line {number}", remedy=_AGAIN)
         message, field = split_path(str(error))
-        raise DataFileError(message, file=path, field=f"line {number}{field}", remedy=_AGAIN) from None
+        raise DataFileError(message, file=path, field=f"line {number}{field}", remedy=_AGAIN, code="schema") from None
+    return found
 
 
 def split_path(message: str) -> tuple[str, str]:
@@ -179,6 +217,8 @@ class Opened:
     report: Report
     digest: str
     """Of every field but `digest` itself, as they are now."""
+    stored_digest: str
+    """As it stands in the file; a report of an older format is upgraded in memory and has another one there."""
 
     @property
     def genuine(self) -> bool:
@@ -200,17 +240,17 @@ def open_report(path: Path) -> Opened:
     Raises:
         DataFileError: naming the field and what is wrong with it.
     """
-    data = _read_small(path)
+    data = read_small(path)
     raw = ours.require(data, path)
     try:
         report = msgspec.json.decode(data, type=Report) if raw["format_version"] == FORMAT_VERSION else _upgrade(raw)
         # Free-form fields can still hold what has no canonical JSON, and so no digest. To write it takes longest here: once.
-        return Opened(report=report, digest=report_digest(report))
+        return Opened(report=report, digest=report_digest(report), stored_digest=str(raw.get("digest")))
     except (msgspec.DecodeError, DataFileError) as error:
         message, field = split_path(str(error))
-        raise DataFileError(message, file=path, field=field.strip() or None, remedy=_AGAIN) from None
+        raise DataFileError(message, file=path, field=field.strip() or None, remedy=_AGAIN, code="schema") from None
     except (rfc8785.CanonicalizationError, RecursionError, UnicodeEncodeError) as error:
-        raise DataFileError(f"has no canonical JSON ({error})", file=path, remedy=_AGAIN) from None
+        raise DataFileError(f"has no canonical JSON ({error})", file=path, remedy=_AGAIN, code="number") from None
 
 
 def _upgrade(raw: dict[str, Any]) -> Report:
@@ -227,14 +267,27 @@ def _upgrade(raw: dict[str, Any]) -> Report:
     return seal_report(report) if genuine else report
 
 
-def _read_small(path: Path) -> bytes:
+def read_small(path: Path, most_bytes: int | None = None) -> bytes:
+    """Read a small file whole, as a rule one of at most `MAX_REPORT_BYTES`.
+
+    Raises:
+        DataFileError: it is larger than allowed, is no plain file, or cannot be read.
+    """
     try:
-        size = path.stat().st_size
-        if size > MAX_REPORT_BYTES:
-            raise DataFileError(f"{size} bytes, more than the {MAX_REPORT_BYTES} allowed", file=path, remedy=_AGAIN)
+        size, most_bytes = _plain_size(path), MAX_REPORT_BYTES if most_bytes is None else most_bytes
+        if size > most_bytes:
+            raise DataFileError(f"{size} bytes, more than the {most_bytes} allowed", file=path, remedy=_AGAIN, code="size")
         return path.read_bytes()
     except OSError as error:
-        raise DataFileError(f"cannot be read ({error.strerror})", file=path, remedy=_AGAIN) from None
+        raise DataFileError(f"cannot be read ({error.strerror})", file=path, remedy=_AGAIN, code="missing") from None
+
+
+def _plain_size(path: Path) -> int:
+    """Return a file's size; a pipe or a device would be read for ever."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise DataFileError("is no plain file", file=path, remedy=_AGAIN, code="file-kind")
+    return found.st_size
 
 
 def sweep(folder: Path) -> None:
