@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jouleboard import catalogue, cli, compareview, comparison, paths, sentences, store
+from jouleboard import catalogue, cli, compareview, comparison, paths, rank, sentences, store
 from jouleboard.comparison import Comparison, Subject
 from jouleboard.declared import Cell, Workload
 from jouleboard.estimates import Estimate
@@ -135,6 +135,31 @@ def test_doubling_all_joules_changes_no_ratio_and_no_sentence():
         assert one.ratio is not None
         assert other.ratio.value == pytest.approx(one.ratio.value, rel=1e-12)
         assert compareview.sentence(other, twice) == compareview.sentence(one, once)
+
+
+def test_a_correct_answer_costs_its_three_factors_as_on_a_board():
+    made = subjects(factory.family(n=100))
+    found = compared("drop-6-layers", "base", made)
+    for side, answered, price in ((found.a_correct, (0.61, 0.33, 0.52), 3.19), (found.b_correct, (0.70, 0.42, 0.66), 4.1)):
+        assert side is not None
+        assert side.share_correct == pytest.approx(sum(answered) / 3, abs=1e-12)
+        assert side.per_token == pytest.approx(price / 1000 * (1 + 0.994 + 1.011) / 3, rel=1e-4)
+        assert side.value.value == pytest.approx(side.per_token * side.tokens_per_answer / side.share_correct, rel=1e-12)
+        assert (side.value.low or 0) < side.value.value < (side.value.high or 0)
+    assert found.a_correct is not None
+    assert found.b_correct is not None
+    assert found.correct_ratio == pytest.approx(found.a_correct.value.value / found.b_correct.value.value, rel=1e-12)
+
+
+def test_the_board_says_of_an_entry_what_compare_says():
+    found = compared("drop-6-layers", "base", subjects(factory.family(n=100)))
+    (board,) = rank.boards(factory.family(n=100))
+    row = next(row for row in board.ranked if row.report.recipe == "drop-6-layers")
+    assert row.per_correct == found.a_correct
+    assert row.cost_ratio == found.cells[0].ratio
+    assert row.verdict is not None
+    assert (row.verdict.kind, row.verdict.quality, row.verdict.p_values) == (
+        found.cells[0].judged.verdict.kind, found.cells[0].judged.verdict.quality, found.cells[0].judged.verdict.p_values)
 
 
 # --- words --------------------------------------------------------------------------------------------------------------
