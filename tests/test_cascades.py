@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jouleboard import cascades, crossfit, pairs
-from jouleboard.cascades import Cascade, Derived, NoCascade
+from jouleboard.cascaderows import Cascade, Derived, NoCascade
 from jouleboard.crossfit import FOLDS, THRESHOLDS, CascadeItems
 from jouleboard.records import Item
 from tests import factory

@@ -67,7 +67,7 @@ def _against(where: Sequence[Path], base: str) -> checker.Findings:
 
 def build(reports: Path | None, out: Path, factors: str = "world") -> int:
     """Build the site from every report that passes the check."""
-    from jouleboard import catalogue, publish, rank  # noqa: PLC0415
+    from jouleboard import catalogue, derived, publish, rank  # noqa: PLC0415
     from jouleboard.factors import Factors  # noqa: PLC0415
 
     declared = catalogue.read_yaml(Path(factors), Factors) if factors.endswith((".yaml", ".yml")) else catalogue.load(
@@ -79,7 +79,7 @@ def build(reports: Path | None, out: Path, factors: str = "world") -> int:
     loaded = checker.load_entries(root)
     for problem in loaded.problems:
         print(checker.render(problem), file=sys.stderr)
-    boards = rank.boards(loaded.entries, factors=declared)
+    boards = derived.with_cascades(rank.boards(loaded.entries, factors=declared), loaded.entries)
     folders = {entry.name: entry.folder for entry in loaded.entries}
     refused = sorted({problem.file for problem in loaded.problems})
     pages = publish.publish(boards, out, folders=folders, problems=refused)

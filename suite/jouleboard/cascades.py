@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 import numpy as np
 
 from jouleboard import scores
+from jouleboard.cascaderows import Cascade, CurvePoint, Derived, NoCascade, TaskCascade
 from jouleboard.costs import LEAST_REPEATS
 from jouleboard.crossfit import DRAWS, SEED, THRESHOLDS, CascadeItems, Floats, Outcome, sources
 from jouleboard.declared import Cell, Noun
@@ -57,73 +57,6 @@ POLICIES: dict[str, Policy] = {
     "as-accurate": Policy(loss=0.0, rule="the lowest threshold that is as accurate as the larger one on the other folds"),
     "within-a-point": Policy(loss=MARGIN, rule="the lowest threshold that loses no more than 1 point to the larger one on the other folds"),
 }
-
-
-class TaskCascade(Noun, frozen=True, kw_only=True):
-    """One task of a cascade."""
-
-    task: str
-    items: int
-    thresholds: tuple[float | None, ...]
-    """The one that was used on each fold, chosen on the others; None: every item is deferred."""
-    deferred: float
-    accuracy: Estimate
-    difference: Estimate
-    """To the larger variant alone."""
-
-
-class Cascade(Noun, frozen=True, kw_only=True):
-    """A derived row: a cascade of two entries by one policy; figures are means over its tasks."""
-
-    derived: Literal[True] = True
-    name: str
-    small: str
-    """Entry that answers first."""
-    large: str
-    """Entry that is asked where the first is unsure."""
-    policy: str
-    rule: str
-    """The policy in words."""
-    unit: Literal["CPU-seconds", "joules"]
-    tasks: tuple[TaskCascade, ...]
-    deferred: Estimate
-    """Share of items that the larger one answers."""
-    accuracy: Estimate
-    """Not chance-corrected; the interval covers the items and the choice of the thresholds."""
-    difference: Estimate
-    """Accuracy less that of the larger one alone, paired."""
-    cost_per_item: Estimate
-    """Of scoring, in `unit`; the interval covers items, the choice of the thresholds, and the repeats of both costs."""
-    cost_ratio: Estimate
-    """To the larger one alone."""
-    small_accuracy: float
-    large_accuracy: float
-    large_cost_per_item: float
-
-
-class CurvePoint(Noun, frozen=True, kw_only=True):
-    """What one threshold for all tasks gives on all items: to be drawn, not to be chosen from."""
-
-    threshold: float | None
-    """None: every item is deferred."""
-    deferred: float
-    accuracy: float
-    cost_per_item: float
-
-
-class Derived(Noun, frozen=True, kw_only=True):
-    """The cascades of two entries: a row for each policy."""
-
-    rows: tuple[Cascade, ...]
-    curve: tuple[CurvePoint, ...]
-
-
-class NoCascade(Noun, frozen=True, kw_only=True):
-    """Two entries of which no cascade is derived."""
-
-    small: str
-    large: str
-    reason: str
 
 
 def of_family(base: Answered, variants: Sequence[Answered]) -> list[Derived | NoCascade]:

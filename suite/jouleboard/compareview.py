@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import msgspec
 
 from jouleboard import scores, sentences
-from jouleboard.cascades import Cascade, NoCascade
+from jouleboard.cascaderows import Cascade, NoCascade
 from jouleboard.columns import aligned
 from jouleboard.comparison import CellContrast, Comparison, Side
 from jouleboard.contrasts import TaskContrast

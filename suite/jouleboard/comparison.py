@@ -17,7 +17,7 @@ from typing import Literal
 
 from jouleboard import cascades, gates, pairs, rank, reasons, rowcosts, rowquality
 from jouleboard.answers import Bare
-from jouleboard.cascades import Derived, NoCascade
+from jouleboard.cascaderows import Derived, NoCascade
 from jouleboard.contrasts import MacroContrast, TaskContrast, contrast, macro
 from jouleboard.declared import Cell, Noun
 from jouleboard.estimates import Estimate
