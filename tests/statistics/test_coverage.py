@@ -1,4 +1,4 @@
-"""Intervals hold the truth as often as they say, and families have few false verdicts: seeded simulations, a part of `tests/bench/coverage.py`."""
+"""Intervals hold the truth as often as they say, and families have few false verdicts: seeded, a part of `tests/bench/coverage.py`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_whole_grid_is_as_documented(part: Callable[[np.random.Generator, in
 @pytest.mark.parametrize(("truths", "draws", "expected"), [
     ([coverage.LOSS_OF_3], 500, 0.0), ([coverage.LOSS_OF_3] * 5, 200, 0.0), ([coverage.EQUAL], DRAWS, 0.03),
     ([coverage.EQUAL] * 5, 250, 0.01), ([coverage.AT_MARGIN], DRAWS, 0.05), ([Truth(-0.03, 1.02)], 1000, 0.045),
-], ids=["a loss of 3 points", "five of them", "equal energies", "five of them, equal", "the margin", "better, but dearer by the margin"])
+], ids=["a loss of 3 points", "five of them", "equal energies", "five of them, equal", "the margin", "better, but dearer"])
 def test_a_family_has_a_false_dominates_in_at_most_five_percent(truths: list[Truth], draws: int, expected: float) -> None:
     found = [rate.share for rate in coverage.false_dominance(np.random.default_rng(SEED), draws, settings=[("", truths)])]
     chance = 3 * math.sqrt(0.05 * 0.95 / draws)

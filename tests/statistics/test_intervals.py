@@ -45,7 +45,8 @@ def test_a_mean_of_items_has_the_t_interval_of_scipy(values: list[float]) -> Non
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=6, max_size=60).filter(lambda rows: len({c for _, c in rows}) > 1))
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=6, max_size=60).filter(
+    lambda rows: len({cluster for _, cluster in rows}) > 1))
 def test_the_standard_error_of_clusters_is_that_of_statsmodels(rows: list[tuple[float, int]]) -> None:
     from statsmodels.api import OLS
 
@@ -143,8 +144,8 @@ def test_swapping_the_sides_inverts_the_ratio_of_costs(mine: list[float], theirs
 
 
 @pytest.mark.parametrize(("mine", "theirs"), [
-    ([], [1.0, 1.1, 1.2]), ([1.0, None, 1.2], [1.0, 1.1, 1.2]), ([1.0, 0.0, 1.2], [1.0, 1.1, 1.2]), ([1.0, 1.1, 1.2], [-1.0, 1.1, 1.2]),
-    ([1.0, math.inf, 1.2], [1.0, 1.1, 1.2]), ([math.nan, 1.0, 1.2], [1.0, 1.1, 1.2]),
+    ([], [1.0, 1.1, 1.2]), ([1.0, None, 1.2], [1.0, 1.1, 1.2]), ([1.0, 0.0, 1.2], [1.0, 1.1, 1.2]),
+    ([1.0, 1.1, 1.2], [-1.0, 1.1, 1.2]), ([1.0, math.inf, 1.2], [1.0, 1.1, 1.2]), ([math.nan, 1.0, 1.2], [1.0, 1.1, 1.2]),
 ])
 def test_a_trial_without_a_cost_above_zero_leaves_no_ratio(mine: Sequence[float | None], theirs: Sequence[float | None]) -> None:
     assert intervals.log_ratio(mine, theirs) is None
@@ -161,7 +162,8 @@ def test_trials_that_are_all_the_same_have_a_ratio_without_bounds() -> None:
 
 
 def test_costs_at_the_end_of_the_floats_have_no_false_interval() -> None:
-    assert intervals.cost_ratio([1e300, 1e-300, 1.0], [1.0, 1.1, 1.2]) == Estimate(value=pytest.approx(1e300 / 3.3), low=None, high=None)
+    wide = intervals.cost_ratio([1e300, 1e-300, 1.0], [1.0, 1.1, 1.2])
+    assert wide == Estimate(value=pytest.approx(1e300 / 3.3), low=None, high=None)
     assert intervals.cost_ratio([1e308] * 3, [1e-308, 2e-308, 3e-308]) is None
 
 
@@ -238,7 +240,8 @@ def test_a_quality_that_may_be_negative_has_a_negative_lower_bound() -> None:
 def test_a_quality_of_zero_has_bounds_on_both_sides() -> None:
     low, high = bounds(intervals.per_cost(measured(0.0, 0.02), measured(1.0, 0.01, 4)))
     assert low == pytest.approx(-high)
-    assert intervals.mover_ratio(Estimate(value=0, low=0, high=0), Estimate(value=1, low=0.9, high=1.1)) == Estimate(value=0, low=0, high=0)
+    none = Estimate(value=0, low=0, high=0)
+    assert intervals.mover_ratio(none, Estimate(value=1, low=0.9, high=1.1)) == none
 
 
 def test_wilsons_bounds_enter_by_mover() -> None:
@@ -247,7 +250,8 @@ def test_wilsons_bounds_enter_by_mover() -> None:
     assert (low, high) == pytest.approx(tuple(end / 2 for end in bounds(share)), rel=1e-6)
 
 
-@pytest.mark.parametrize("cost", [measured(0.0, 0.01, 4), measured(-1.0, 0.01, 4), measured(math.inf, 0.01, 4), measured(5e-324, 0.0, 4)])
+@pytest.mark.parametrize("cost", [
+    measured(0.0, 0.01, 4), measured(-1.0, 0.01, 4), measured(math.inf, 0.01, 4), measured(5e-324, 0.0, 4)])
 def test_a_cost_that_divides_nothing_has_no_ratio(cost: Measured) -> None:
     assert intervals.per_cost(measured(0.5, 0.02), cost) is None
 

@@ -79,7 +79,8 @@ def test_tangos_limits_are_where_the_statistic_is_the_quantile(counts: tuple[int
     assert -1 <= low <= (gained - lost) / one.n <= high <= 1
     if low > -1:
         assert paired.score(one, low) == pytest.approx(z, abs=1e-6)
-        assert low == pytest.approx(optimize.brentq(lambda at: paired.score(one, at) - z, -1 + 1e-12, (gained - lost) / one.n), abs=1e-9)
+        expected = optimize.brentq(lambda at: paired.score(one, at) - z, -1 + 1e-12, (gained - lost) / one.n)
+        assert low == pytest.approx(expected, abs=1e-9)
     if high < 1:
         assert paired.score(one, high) == pytest.approx(-z, abs=1e-6)
 

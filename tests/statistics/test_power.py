@@ -26,7 +26,8 @@ def test_the_items_of_a_hand_worked_example() -> None:
     # (1.644854 sqrt(0.08) + 0.841621 sqrt(0.08 - 0.0001))^2 / 0.01^2 = (0.465235 + 0.237896)^2 / 0.0001 = 4943.9 items.
     assert power.items_for(0.01, discordance=0.08) == 4944
     # No loss at a margin of a point: (1.644854 sqrt(0.08 - 0.0001) + 0.841621 sqrt(0.08))^2 / 0.0001.
-    assert power.items_for(0.0, discordance=0.08, margin=0.01) == math.ceil((1.6448536 * math.sqrt(0.0799) + 0.8416212 * math.sqrt(0.08)) ** 2 / 1e-4)
+    expected = (1.6448536 * math.sqrt(0.0799) + 0.8416212 * math.sqrt(0.08)) ** 2 / 1e-4
+    assert power.items_for(0.0, discordance=0.08, margin=0.01) == math.ceil(expected)
 
 
 @given(st.floats(0.1, 0.5), st.integers(100, 100_000))
@@ -146,8 +147,8 @@ def test_no_bill_is_paid_back_at_once() -> None:
 
 @given(st.sampled_from([2.0, 3600.0, 1e-6]))
 def test_a_unit_of_cost_changes_no_break_even(factor: float) -> None:
-    before, after = (power.breakeven(bill=exact(400 * by, 10 * by, 4), base=exact(1.6 * by, 0.03 * by, 4), variant=exact(1.2 * by, 0.04 * by, 4))
-                     for by in (1.0, factor))
+    before, after = (power.breakeven(bill=exact(400 * by, 10 * by, 4), base=exact(1.6 * by, 0.03 * by, 4),
+                                     variant=exact(1.2 * by, 0.04 * by, 4)) for by in (1.0, factor))
     assert before is not None
     assert after is not None
     assert (after.value, after.low, after.high) == pytest.approx((before.value, before.low, before.high), rel=1e-9)
@@ -162,7 +163,8 @@ def test_days_are_requests_over_what_a_day_brings() -> None:
     requests = power.breakeven(bill=exact(400), base=exact(1.6, 0.03), variant=exact(1.2, 0.04))
     assert found is not None
     assert requests is not None
-    assert (found.value, found.low, found.high) == pytest.approx(tuple(end / 500 for end in (requests.value, requests.low, requests.high)))
+    for name in ("value", "low", "high"):
+        assert getattr(found, name) == pytest.approx(getattr(requests, name) / 500)
 
 
 def test_a_device_that_is_never_off_idles_in_the_time_that_is_won() -> None:

@@ -122,7 +122,8 @@ def test_the_same_seed_gives_the_same_probabilities_in_any_order() -> None:
     assert first == ranking.frontier_probability(qualities, costs)
     assert first != ranking.frontier_probability(qualities, costs, seed=2)
     for order in itertools.permutations(range(4)):
-        assert ranking.frontier_probability(qualities[:, list(order)], [costs[place] for place in order]) == [first[at] for at in order]
+        found = ranking.frontier_probability(qualities[:, list(order)], [costs[place] for place in order])
+        assert found == [first[place] for place in order]
 
 
 def test_resampled_items_have_the_spread_of_their_mean_and_what_they_share() -> None:

@@ -74,7 +74,8 @@ def test_a_hand_worked_verdict() -> None:
     # Equal variances and numbers: Welch's degrees of freedom are 2 x 4.
     assert found.p_values["cheaper"] == pytest.approx(stats.t.cdf(t, 8), rel=1e-4)
     # The largest of the three tests of "dominates": not worse by a point; not dearer by 2 %; better or cheaper, by Simes.
-    either = min(2 * min(found.p_values["cheaper"], found.p_values["better"]), max(found.p_values["cheaper"], found.p_values["better"]))
+    axes = (found.p_values["cheaper"], found.p_values["better"])
+    either = min(2 * min(axes), max(axes))
     assert found.p_values["dominates"] == pytest.approx(max(found.p_values["not-worse"], found.p_values["not-dearer"], either))
     assert found.kind == "dominates"
 
@@ -82,7 +83,8 @@ def test_a_hand_worked_verdict() -> None:
 def test_within_the_margins_on_both_axes_a_gain_for_a_loss_is_a_trade_off() -> None:
     # Half a point worse and one percent cheaper, both for certain: each side is "not worse" and better on one axis.
     many = task(220, 20, n=40_000)
-    found = verdict(evidence(tasks=(many,), costs=tuple(0.99 * cost for cost in (1.0, 1.0001, 0.9999)), base_costs=(1.0, 1.0001, 0.9999)))
+    steady = (1.0, 1.0001, 0.9999)
+    found = verdict(evidence(tasks=(many,), costs=tuple(0.99 * cost for cost in steady), base_costs=steady))
     assert found.p_values["dominates"] < 0.05
     assert found.p_values["dominated"] < 0.05
     assert found.kind == "trade-off"
@@ -128,7 +130,8 @@ def test_a_claim_that_stands_has_every_test_that_it_needs() -> None:
         if one.kind == "dominates":
             assert (p["not-worse"] <= 0.05 and p["cheaper"] <= 0.05) or (p["not-dearer"] <= 0.05 and p["better"] <= 0.05)
         if one.kind == "dominated":
-            assert (p["base-not-worse"] <= 0.05 and p["base-cheaper"] <= 0.05) or (p["base-not-dearer"] <= 0.05 and p["base-better"] <= 0.05)
+            assert (p["base-not-worse"] <= 0.05 and p["base-cheaper"] <= 0.05) or (
+                p["base-not-dearer"] <= 0.05 and p["base-better"] <= 0.05)
 
 
 def test_variants_without_a_verdict_are_not_part_of_the_family() -> None:

@@ -127,7 +127,7 @@ def breakeven(*, bill: Measured, base: Measured, variant: Measured) -> Estimate 
     """Return after how many requests a compression bill is paid back.
 
     The interval is that of a ratio by MOVER; it has no upper bound where the saving may be zero, and no bounds where the spread of
-    the costs is not known.
+    the costs is not known. Of three trials a side it is a little wider than nominal (97 %).
 
     Args:
         bill: what compressing cost; with a standard error of zero where it was measured once.

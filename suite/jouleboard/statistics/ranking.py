@@ -10,6 +10,10 @@ rank the number of entries less those significantly worse, where all pairs are t
 the largest |t| of any pair where all are equal, from seeded draws in which each entry has a standard error of its own degrees of
 freedom. Each pair is studentised by the two entries' own errors. Entries are taken as independent: what trials of one
 session have in common would cancel in differences, so that intervals err on the wide side.
+
+All of ten ranks together held in more than 99 % of simulated boards: 95 % is reached only where all entries are equal. With few trials
+the critical value of a large board is that of its unluckiest pair: 14.6 standard errors of a difference for 500 entries of five trials
+each, 5.0 for ten. Pooling the spread of like entries, and handing in its degrees of freedom, narrows them.
 """
 
 from __future__ import annotations
