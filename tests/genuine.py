@@ -22,13 +22,14 @@ from jouleboard import catalogue, gates, manifests, merkle, sampling, scores, st
 from jouleboard.declared import Cell
 from jouleboard.declared_tasks import Metric
 from jouleboard.meters.integral import integrate_j
+from jouleboard.meters.model import estimate_j
 from jouleboard.recipes import Recipe
 from jouleboard.records import PUBLISHED_RULES, Chance, Item, Report, TaskResult
 from jouleboard.traces import Sample
 from jouleboard.windows import Canary, Energy, Idle, Probe, Trial, Window
 from tests import factory
 
-HARDWARE, MODEL = "nvidia-h100-sxm-80gb", "smollm2-135m-instruct-q4wheel"
+HARDWARE, CPU, MODEL = "nvidia-h100-sxm-80gb", "x86-vm", "smollm2-135m-instruct-q4wheel"
 BASE, INT8 = "bf16", "int8-weight-only"
 SUBMITTER = "octocat"
 SEED = 20263
@@ -147,6 +148,43 @@ def _trial(order: int, window: Window) -> Trial:
         loop_ends_s=tuple(round(window.duration_s * (loop + 1) / LOOPS, 6) for loop in range(LOOPS)),
         output_tokens=256 * requests, fed_tokens=767 * requests, computed_tokens=767 * requests, output_sha256=_sha("served"),
         first_token_s=tuple(0.02 + 0.0001 * loop for loop in range(LOOPS)), cached_tokens=0)
+
+
+def cpu_window(device: Session, name: str, duration_s: float) -> tuple[Window, list[Sample]]:
+    """Measure one window on a processor without a sensor."""
+    rng, model = random.Random(f"{device.seed}/{name}"), catalogue.hardware(CPU).power_model
+    assert model is not None
+    duration_s = round(duration_s * rng.uniform(0.97, 1.03), 6)
+    rate = 1.9 * rng.uniform(0.98, 1.02)
+    rows = [Sample(window=name, elapsed_s=at_s, cpu_s=round(rate * at_s, 6))
+            for at_s in (round(0.5 * step + rng.uniform(0.001, 0.2), 6) for step in range(int(2 * duration_s)))]
+    cpu_s = round(rate * duration_s, 6)
+    made = Window(
+        name=name, started_utc=f"{device.now:%Y-%m-%dT%H:%M:%S.%fZ}", duration_s=duration_s, wall_s=duration_s, cpu_s=cpu_s,
+        energy=Energy(method="model", boundary="cpu", measured_j=None, domains_j={}, estimate_relative_uncertainty=model.relative_uncertainty,
+                      estimate_j=estimate_j(model, cores=2, duration_s=duration_s, cpu_s=cpu_s)))
+    device.now += dt.timedelta(seconds=duration_s + rng.uniform(3, 9))
+    return made, [row for row in rows if row.elapsed_s <= duration_s]
+
+
+def cpu_entry(session: str = "cpu") -> tuple[Report, list[Item], list[Sample]]:
+    """Make the report of the base on a machine without a sensor: CPU-seconds are measured, joules estimated."""
+    device, rows, windows = Session(seed=session), [], {}
+    for name, duration_s in (("idle-before-with", 5), *((f"trial-{order}", 62) for order in range(5)), ("idle-after-with", 5)):
+        windows[name], found = cpu_window(device, name, duration_s)
+        rows += [] if name.startswith("idle") else found
+    hardware = catalogue.hardware(CPU)
+    own = [one for task in METRICS for one in items(task)]
+    energy = Energy(method="model", boundary="cpu", measured_j=None, domains_j={}, estimate_j=estimate_j(
+        hardware.power_model, cores=2, duration_s=2.5, cpu_s=3.25), estimate_relative_uncertainty=hardware.power_model.relative_uncertainty)
+    made = _report(
+        BASE, session, device, own, hardware=CPU, hardware_title=hardware.title, hardware_sha256=store.digest(hardware), profile=hardware,
+        method="model", boundary="cpu", power_model=hardware.power_model, probes=(), canary=(),
+        environment=factory.environment(devices=("Some Processor",)),
+        idle=(Idle(when="before", context=True, window=windows["idle-before-with"]), Idle(when="after", context=True, window=windows["idle-after-with"])),
+        trials=tuple(_trial(order, windows[f"trial-{order}"]) for order in range(5)),
+        build=msgspec.structs.replace(factory.build(), energy=energy))
+    return made, own, rows
 
 
 def entry(recipe: str = BASE, *, session: str = "one", power_w: float = 400.0, right: float = 0.75, **overrides: Any

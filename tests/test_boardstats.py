@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jouleboard import answers, boardstats, rank, rowquality, scores
+from jouleboard import answers, boardstats, contrasts, pairs, rank, rowquality, scores
 from jouleboard.estimates import Estimate
 from jouleboard.records import Item
 from jouleboard.rows import Board, Row
@@ -304,3 +305,16 @@ def test_pairs_are_of_the_same_items_in_the_same_order(served: list[Entry]) -> N
     assert answers.pairable(*results)
     assert not answers.pairable(results[0], msgspec.structs.replace(results[1], inputs_sha256=factory.sha("x")))
     assert boardstats.REQUESTS_A_DAY > 0
+
+
+def test_rows_say_of_flips_and_divergence_what_the_comparison_of_two_entries_says(served: list[Entry]) -> None:
+    for variant in served[1:]:
+        row = rows(boards(served)["variants agent"])[variant.report.recipe]
+        found = [contrasts.contrast(task) for task in pairs.pair(served[0], variant).tasks if task.counts]
+        assert found
+        assert row.with_base is not None
+        assert row.with_base.lost_share == pytest.approx(fmean(one.flips.right_to_wrong / one.items for one in found if one.flips))
+        assert row.with_base.gained_share == pytest.approx(fmean(one.flips.wrong_to_right / one.items for one in found if one.flips))
+        assert row.with_base.retention == pytest.approx(fmean(one.variant for one in found) / fmean(one.base for one in found))
+        assert row.with_base.divergence_nats == pytest.approx(
+            fmean(one.divergence_nats.value for one in found if one.divergence_nats), rel=1e-5)

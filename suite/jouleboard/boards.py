@@ -9,33 +9,65 @@ from pathlib import Path
 
 import msgspec
 
-from jouleboard import paths, store
+from jouleboard import branch, paths, store
+from jouleboard import check as checker
 from jouleboard.errors import PlanError
 
 
-def check(where: Sequence[Path], *, as_json: bool) -> int:
-    """Check data files and reports; exit code 1 when anything is wrong."""
-    from jouleboard import check as checker  # noqa: PLC0415
+def check(where: Sequence[Path], *, as_json: bool, base: str | None = None) -> int:
+    """Check data files and reports; exit code 1 when anything is wrong.
 
+    Args:
+        where: reports, entries or folders of entries; with a base, a folder of the checkout to compare.
+        as_json: print for machines.
+        base: check only what the branch changes since it left this one; None: everything.
+    """
+    found = _against(where, base) if base is not None else _everything(where)
+    unheld = sorted({task for entry in found.entries for task in entry.unheld})
+    if as_json:
+        print(json.dumps({"checked": found.checked, "problems": msgspec.to_builtins(found.problems), "without_manifest": unheld}, indent=1))
+        return 1 if found.problems else 0
+    for problem in found.problems:
+        print(checker.render(problem))
+    if unheld:
+        print(f"note: no frozen manifest here of the data of {', '.join(unheld)}: their items are recomputed from the entries' own answers")
+    print(f"{found.checked} files and entries checked, {len(found.problems)} problem(s)")
+    return 1 if found.problems else 0
+
+
+def codes() -> int:
+    """Print every reason code with its rule."""
+    from jouleboard.problems import RULES, SINCE  # noqa: PLC0415
+
+    for code, rule in RULES.items():
+        since = f" (since rules {SINCE[code]})" if code in SINCE else ""
+        print(f"{code:<18} {rule}{since}")
+    return 0
+
+
+def _everything(where: Sequence[Path]) -> checker.Findings:
     for path in where:
         if not path.exists():
             raise PlanError("does not exist", file=path, remedy="name a report, an entry or a folder of entries")
         if not any(True for _ in store.find_reports(path)):
             raise PlanError("holds no report.json", file=path, remedy="name a folder that `jouleboard run` wrote")
-    found = checker.check_paths(where) if where else checker.check_all(_default_reports())
-    if as_json:
-        print(json.dumps({"checked": found.checked, "problems": msgspec.to_builtins(found.problems)}, indent=1))
-    else:
-        for problem in found.problems:
-            print(checker.render(problem))
-        print(f"{found.checked} files and entries checked, {len(found.problems)} problem(s)")
-    return 1 if found.problems else 0
+    options = checker.Options(keep_items=False)
+    return checker.check_paths(where, options) if where else checker.check_all(_default_reports(), options)
+
+
+def _against(where: Sequence[Path], base: str) -> checker.Findings:
+    if len(where) > 1:
+        raise PlanError("takes one checkout", field="--base", remedy="name one folder, or none for the one that you are in")
+    found = branch.changes(where[0] if where else Path(), base)
+    options = checker.Options(fresh=True, only=found.touched, keep_items=False)
+    findings = checker.check_paths([found.reports], options) if found.reports.is_dir() else checker.Findings()
+    findings.problems[:0] = found.problems
+    return findings
 
 
 def build(reports: Path | None, out: Path, factors: str = "world") -> int:
     """Build the site from every report that passes the check."""
     from jouleboard import catalogue, publish, rank  # noqa: PLC0415
-    from jouleboard import check as checker  # noqa: PLC0415
     from jouleboard.factors import Factors  # noqa: PLC0415
 
     declared = catalogue.read_yaml(Path(factors), Factors) if factors.endswith((".yaml", ".yml")) else catalogue.load(

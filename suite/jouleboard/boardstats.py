@@ -21,10 +21,11 @@ from jouleboard.declared import Cell
 from jouleboard.pairs import trial_costs
 from jouleboard.reasons import valid
 from jouleboard.records import Report
-from jouleboard.rows import REPLAY, Board, BreakEven, IsoQuality, Row
+from jouleboard.rows import REPLAY, Board, BreakEven, IsoQuality, Row, WithBase
 from jouleboard.statistics import evidence, intervals, power, ranking, verdicts
 from jouleboard.statistics.evidence import LEVEL
 from jouleboard.statistics.measured import Measured, scaled, total
+from jouleboard.withbase import with_base
 
 REQUESTS_A_DAY = 1000
 """Traffic at which days to break even are stated: a household's or a small team's; a reader can divide."""
@@ -45,23 +46,27 @@ class Draft:
 
 def with_verdicts(drafts: Sequence[Draft], cell: Cell) -> list[Row]:
     """Return the rows, each variant with its verdict and its break-even; a family is what was measured beside one base."""
-    families: dict[str, list[Draft]] = {}
+    families: dict[str, dict[str, evidence.Evidence]] = {}
     for draft in drafts:
         if draft.base is not None and not draft.row.is_base:
-            families.setdefault(draft.base.name, []).append(draft)
-    found = {verdict.name: verdict for family in families.values()
-             for verdict in verdicts.of_family([_evidence(draft, cell) for draft in family])}
+            families.setdefault(draft.base.name, {})[draft.row.entry] = _evidence(draft, draft.base, cell)
+    found = {verdict.name: verdict for family in families.values() for verdict in verdicts.of_family(list(family.values()))}
+    drawn_from = {name: one for family in families.values() for name, one in family.items()}
     rows = {draft.row.entry: draft.row for draft in drafts if draft.row.is_base}
-    return [msgspec.structs.replace(draft.row, verdict=found.get(draft.row.entry),
-                                    break_even=_break_even(draft, cell, rows.get(draft.base.name) if draft.base else None))
-            for draft in drafts]
+    return [msgspec.structs.replace(
+        draft.row, verdict=found.get(draft.row.entry), with_base=_with_base(draft, drawn_from.get(draft.row.entry)),
+        break_even=_break_even(draft, cell, rows.get(draft.base.name) if draft.base else None)) for draft in drafts]
 
 
-def _evidence(draft: Draft, cell: Cell) -> evidence.Evidence:
-    base, report = draft.base, draft.row.report
-    pairs = task_pairs(base, draft) if base else ()
-    costs = [trial_costs(one, cell) for one in ((base.report if base else report), report)]
-    return evidence.Evidence(name=draft.row.entry, tasks=pairs, base_costs=costs[0], costs=costs[1], barred=draft.barred)
+def _evidence(draft: Draft, base: Entry, cell: Cell) -> evidence.Evidence:
+    return evidence.Evidence(name=draft.row.entry, tasks=task_pairs(base, draft), base_costs=trial_costs(base.report, cell),
+                             costs=trial_costs(draft.row.report, cell), barred=draft.barred)
+
+
+def _with_base(draft: Draft, drawn_from: evidence.Evidence | None) -> WithBase | None:
+    if draft.base is None or drawn_from is None:
+        return None
+    return with_base([pair.task for pair in drawn_from.tasks], draft.base.answers, draft.answers)
 
 
 def task_pairs(base: Entry, draft: Draft) -> tuple[evidence.TaskPair, ...]:

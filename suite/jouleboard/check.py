@@ -74,7 +74,7 @@ class Options:
     fresh: bool = False
     """Whether they are proposed now, so that they must be as what is declared today."""
     only: frozenset[Path] | None = None
-    """Folders of the entries to check; of others only what tells a copy is read. None: all."""
+    """Files and folders to check, as `branch.Changes.touched`; of other entries only what tells a copy is read. None: all."""
     keep_items: bool = True
     """Whether the items of sound entries are kept, as arrays."""
     now: dt.datetime | None = None
@@ -116,10 +116,10 @@ def _check_into(findings: Findings, roots: Sequence[tuple[Path, Path]], options:
         for path in store.find_reports(root):
             if path.parent in barred:
                 continue
-            chosen = options.only is None or path.parent.resolve() in options.only
+            chosen = options.only is None or path.parent in options.only
             findings.checked += chosen
             _Checking(findings=findings, index=index, options=options, base=base).add(path, chosen=chosen)
-    _check_together(findings, index, withdrawals)
+    _check_together(findings, index, withdrawals, options.only)
 
 
 def _check_tree(findings: Findings, root: Path, withdrawals: Withdrawals, options: Options) -> frozenset[Path]:
@@ -132,7 +132,7 @@ def _check_tree(findings: Findings, root: Path, withdrawals: Withdrawals, option
     closed = {"symlink", "file-kind", "count"}
     barred = frozenset(Path(problem.file).parent for problem in problems if problem.code in closed)
     if options.only is not None:
-        problems = [one for one in problems if any(Path(one.file).resolve().is_relative_to(folder) for folder in options.only)]
+        problems = [one for one in problems if Path(one.file) in options.only]
     findings.problems += problems
     for path in sorted(root.rglob(f"*{check_place.WITHDRAWN}")):
         if path.parent not in barred and not path.is_symlink():
@@ -140,14 +140,13 @@ def _check_tree(findings: Findings, root: Path, withdrawals: Withdrawals, option
     return barred
 
 
-def _check_together(findings: Findings, index: Index, withdrawals: Withdrawals) -> None:
+def _check_together(findings: Findings, index: Index, withdrawals: Withdrawals, only: frozenset[Path] | None) -> None:
     """Find what only all entries together show, and set aside those that no longer count."""
     findings.problems += withdrawals.check_names(index.entries)
-    for entry in list(findings.entries):
-        wrong = list(index.check_names(entry.folder / store.REPORT, entry.report))
-        if wrong:
-            findings.problems += wrong
-            findings.entries.remove(entry)
+    misnamed = [problem for problem in index.check_names() if only is None or Path(problem.file) in only]
+    findings.problems += misnamed
+    wrong = {problem.file for problem in misnamed}
+    findings.entries = [entry for entry in findings.entries if str(entry.folder / store.REPORT) not in wrong]
     gone = withdrawals.digests | {entry.report.replaces for entry in findings.entries}
     findings.set_aside = [entry for entry in findings.entries if entry.report.digest in gone]
     findings.entries = [entry for entry in findings.entries if entry.report.digest not in gone]

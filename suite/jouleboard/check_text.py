@@ -81,4 +81,4 @@ def wrong(where: str, text: str) -> Iterator[tuple[str, str]]:
 
 def _may_hold_numbers(where: str) -> bool:
     """Whether four numbers with points between them are a version there, and no address."""
-    return where.startswith(("environment.", "engine.")) or where.endswith("version")
+    return where.startswith(("environment.packages", "environment.python", "engine.")) or where.endswith("version")

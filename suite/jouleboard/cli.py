@@ -59,13 +59,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"jouleboard {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cli_run.add(commands)
-    check = commands.add_parser("check", help="recompute every figure of reports from their raw records",
-                                description="Check data files and reports: schema, digests, and every aggregate "
-                                "recomputed from the item records. Exit 1 when anything is wrong, with all problems.")
-    check.add_argument("paths", nargs="*", metavar="PATH", type=Path,
-                       help="report, entry or folder of entries (default: all data files and reports/)")
-    check.add_argument("--json", action="store_true", help="print the problems as JSON")
-    check.set_defaults(function=_check)
+    _check_parser(commands)
     build = commands.add_parser("build", help="build the static leaderboard from reports",
                                 description="Build the static site from reports. Reports that do not pass `check` are "
                                 "left out and named.")
@@ -99,6 +93,20 @@ def parser() -> argparse.ArgumentParser:
     cache.add_argument("action", choices=["list", "clear"], help="list what is there, or delete all of it")
     cache.set_defaults(function=_cache)
     return top
+
+
+def _check_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = commands.add_parser(
+        "check", help="recompute every figure of reports from their raw records",
+        description="Check data files and reports: names, schema, digests, and every figure recomputed from the raw records. Nothing that "
+        "a report names is run or fetched. Exit 1 when anything is wrong, with all problems, each with the code of its rule.")
+    check.add_argument("paths", nargs="*", metavar="PATH", type=Path,
+                       help="report, entry or folder of entries (default: all data files and reports/)")
+    check.add_argument("--base", metavar="REF", help="check only the entries that a branch adds since it left REF (origin/main), by the rules "
+                       "for new ones; published entries may not change, nor code together with entries. PATH: a folder of the checkout")
+    check.add_argument("--codes", action="store_true", help="list every reason code with its rule, and end")
+    check.add_argument("--json", action="store_true", help="print the problems as JSON")
+    check.set_defaults(function=_check)
 
 
 def _submit_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -185,7 +193,7 @@ def _wall_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _check(args: argparse.Namespace) -> int:
     from jouleboard import boards  # noqa: PLC0415
 
-    return boards.check(args.paths, as_json=args.json)
+    return boards.codes() if args.codes else boards.check(args.paths, as_json=args.json, base=args.base)
 
 
 def _build(args: argparse.Namespace) -> int:

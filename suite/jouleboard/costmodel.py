@@ -157,7 +157,7 @@ class Crossover(Noun, frozen=True, kw_only=True):
     decided: bool | None
     """Whether the verdict stands against the scatter of the probes; None where too few probes show any: then it is a guess."""
     low: float | None
-    """5 % and 95 % points of the batch over that scatter; None where it is not decided."""
+    """2.5 % and 97.5 % points of the batch over that scatter; None where it is not decided."""
     high: float | None
     probed: Span | None = None
     """Batch sizes at which both were probed: `always` and `never` speak of these; None where there are none."""
@@ -231,7 +231,7 @@ def _scatter(
     crossings = batches[same & np.isfinite(batches)]
     if not len(crossings):
         return True, None, None
-    low, high = np.percentile(crossings, [5, 95])
+    low, high = np.percentile(crossings, [2.5, 97.5])
     return True, float(low), float(high)
 
 

@@ -56,7 +56,7 @@ RULES = {
     "integral": "the integral beside a counter is that of the power in the trace",
     "counter": "the joules of a counter are the difference of its readings at both ends of the window",
     "trace": "a trace is whole, and its rows are of the report's own windows",
-    "trace-short": "the trace covers the windows of all valid trials",
+    "trace-short": "the trace covers the windows of all trials whose sensor was read",
     "trace-flat": "no sensor gives the same power a hundred times under load",
     "cpu-trace": "the CPU time of a window is that of its trace",
     "cpu-cores": "CPU time is no more than all cores could give",

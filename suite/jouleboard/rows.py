@@ -58,6 +58,19 @@ class PerCorrect(Noun, frozen=True, kw_only=True):
     value: Estimate
 
 
+class WithBase(Noun, frozen=True, kw_only=True):
+    """What became of the base's answers, over the tasks that count, each of the same weight."""
+
+    retention: float | None
+    """Macro accuracy over that of the base; None where the base has none."""
+    lost_share: float | None
+    """Of all items: the base was right, the variant is wrong; None where scores are not right or wrong."""
+    gained_share: float | None
+    """The other way round: an accuracy that stays the same may hide both (Dutta et al. 2024)."""
+    divergence_nats: float | None
+    """Mean KL(base || variant) an item over the probabilities of its choices; None where no task has choices."""
+
+
 class BreakEven(Noun, frozen=True, kw_only=True):
     """When the cost of making a variant is saved again."""
 
@@ -133,6 +146,8 @@ class Row(Noun, frozen=True, kw_only=True):
     """Probability that no other ranked row of the board is better in both cost and quality, from joint draws with a fixed seed."""
     verdict: Verdict | None = None
     """How the variant stands to its base; None for the base, and where its base is not on the board."""
+    with_base: WithBase | None = None
+    """None for the base, and where no items pair."""
     accuracy: Estimate | None = None
     """Macro mean of the primary metrics of the tasks with signal, not corrected for chance."""
     cost_per_item: Estimate | None = None

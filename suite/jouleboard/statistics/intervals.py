@@ -76,14 +76,31 @@ def share(values: Sequence[float], clusters: Sequence[str] | None = None, level:
     """Return a share of items that are right or wrong with Wilson's interval (Wilson 1927).
 
     Items in clusters count as many independent ones as give the same standard error, and Student's t takes the place of
-    the normal quantile (Korn and Graubard 1998; Dean and Pagano 2015).
+    the normal quantile (Korn and Graubard 1998; Dean and Pagano 2015). Its degrees of freedom are those of the clusters that hold the
+    rarer outcome: with those of all clusters the interval held 0.95 over 60 clusters in 92 % of simulated cases.
     """
     mean = clustered_mean(values, clusters)
-    if clusters is not None and mean.dof <= 0:
+    if clusters is None:
+        low, high = scores.wilson(mean.value, len(values), quantile((1 + level) / 2, math.inf))
+        return Estimate(value=mean.value, low=low, high=high)
+    if mean.dof <= 0:
         return Estimate(value=mean.value, low=None, high=None)
-    n = len(values) / design_effect(values, clusters)
-    low, high = scores.wilson(mean.value, n, quantile((1 + level) / 2, math.inf if clusters is None else mean.dof))
+    rarer = np.asarray(values, dtype=np.float64)
+    rarer = rarer if mean.value <= 0.5 else 1 - rarer  # noqa: PLR2004 - the smaller of two shares
+    dof = min(mean.dof, telling(rarer, clusters))
+    low, high = scores.wilson(mean.value, len(values) / design_effect(values, clusters), quantile((1 + level) / 2, dof))
     return Estimate(value=mean.value, low=low, high=high)
+
+
+def telling(values: Floats, clusters: Sequence[str] | None) -> float:
+    """Return the degrees of freedom, at least 1, that the items or clusters leave whose values are not zero.
+
+    Where few differ from zero, and by much, they alone tell of the spread: (sum |x|)^2 / sum x^2 of them count as one each.
+    Where none does, nothing limits them.
+    """
+    sums = values if clusters is None else np.bincount(codes_of(clusters), values)
+    squares = float(sums @ sums)
+    return max(1.0, float(np.abs(sums).sum()) ** 2 / squares - 1) if squares else math.inf
 
 
 def costs_mean(values: Sequence[float]) -> Measured:
@@ -127,7 +144,8 @@ def cost_ratio(mine: Sequence[float | None], theirs: Sequence[float | None]) -> 
     if found is None:
         return None
     ours, base = ([value for value in side if value is not None] for side in (mine, theirs))
-    value = (math.fsum(ours) / len(ours)) / (math.fsum(base) / len(base))
+    # Divided first, so that no sum overflows.
+    value = math.fsum(one / len(ours) for one in ours) / math.fsum(one / len(base) for one in base)
     if not 0 < value < math.inf:
         return None
     limits = found.limits()
