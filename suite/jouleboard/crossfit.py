@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from jouleboard.costs import LEAST_REPEATS
+from jouleboard.declared import Noun
 from jouleboard.declared_tasks import Metric
 from jouleboard.pairs import PairedTask
 from jouleboard.records import Item, Report
@@ -74,6 +76,36 @@ def fed_share(task: str, report: Report) -> float:
     """Return the tokens that an engine fed for a task over those of the task's requests: prefixes that are shared are fed once."""
     result = next(result for result in report.tasks if result.task == task)
     return result.fed_tokens / max(result.prompt_tokens + result.output_tokens, 1)
+
+
+class Prices(Noun, frozen=True, kw_only=True):
+    """Costs per 1,000 tokens of each valid trial."""
+
+    small: tuple[float, ...]
+    large: tuple[float, ...]
+
+    @property
+    def reason(self) -> str | None:
+        """Say why no cascade can save anything; None where one can."""
+        if not self.small or not self.large or min(*self.small, *self.large) <= 0:
+            return "the cost of a replayed token is not known of both"
+        return None if np.mean(self.small) < np.mean(self.large) else "the first costs no less a token than the second"
+
+    def mean(self) -> tuple[float, float]:
+        """Return the mean cost of one token of each."""
+        return float(np.mean(self.small)) / 1000, float(np.mean(self.large)) / 1000
+
+    def drawn(self) -> tuple[Floats, Floats] | None:
+        """Draw both means as E + s / sqrt(R) t(R - 1); None where the repeats are too few to say how far they spread.
+
+        A bootstrap of 3 to 5 repeats would be too narrow (its nominal 95 % cover 77 to 87 %).
+        """
+        if min(len(self.small), len(self.large)) < LEAST_REPEATS:
+            return None
+        generator = np.random.default_rng([SEED, 1])
+        small, large = (np.mean(each) / 1000 + np.std(each, ddof=1) / 1000 / math.sqrt(len(each))
+                        * generator.standard_t(len(each) - 1, DRAWS) for each in (self.small, self.large))
+        return np.asarray(small), np.asarray(large)
 
 
 class CascadeItems:
