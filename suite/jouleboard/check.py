@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jouleboard import check_place, failures, gate_facts, manifests, merkle, paths, store, traces
+from jouleboard import check_place, gate_facts, manifests, merkle, store, traces
 from jouleboard.answers import Answers, of_entry
 from jouleboard.check_bounds import check_bounds
 from jouleboard.check_copies import Index
@@ -21,7 +21,7 @@ from jouleboard.check_energy import check_energy
 from jouleboard.check_gates import check_gates, check_profile
 from jouleboard.check_grid import check_engine, check_grid
 from jouleboard.check_items import check_items
-from jouleboard.check_records import check_item_records, check_records, check_rows
+from jouleboard.check_records import check_failure, check_item_records, check_records, check_rows
 from jouleboard.check_text import check_text
 from jouleboard.check_time import check_time
 from jouleboard.check_trials import check_trials
@@ -128,7 +128,7 @@ def _check_tree(findings: Findings, root: Path, withdrawals: Withdrawals, option
     if published is None or not root.is_dir():
         return frozenset()
     depth = len(root.resolve().relative_to(published).parts)
-    problems = list(check_place.check_tree(root, depth))
+    problems = list(check_place.check_tree(root, depth, strict=options.fresh))
     closed = {"symlink", "file-kind", "count"}
     barred = frozenset(Path(problem.file).parent for problem in problems if problem.code in closed)
     if options.only is not None:
@@ -228,7 +228,7 @@ def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, 
         yield at("rules_version", "rules", f"{report.rules_version}, the newest rules are {PUBLISHED_RULES}", "install a newer Jouleboard")
     if (report.status == "failed") != (report.failure is not None):
         yield at("status", "status", f"{report.status!r} with failure {report.failure is not None}", "measure again")
-    yield from _check_failure(report, at)
+    yield from check_failure(report, at)
     if report.status == "complete" and not (report.trials and report.tasks):
         yield at("status", "status", "complete without trials or tasks", "measure again")
     yield from check_profile(report, at)
@@ -247,23 +247,6 @@ def _by_rules(report: Report, at: Make, now: dt.datetime | None) -> Iterator[Pro
     now = dt.datetime.now(dt.UTC) if now is None else now
     found = (*check_text(report, at), *check_time(report, at, now), *check_records(report, at), *check_bounds(report, at))
     yield from (problem for problem in found if applies(problem.code, report.rules_version))
-
-
-def _check_failure(report: Report, at: Make) -> Iterator[Problem]:
-    """Hold a failure against its entry: a phase that there is, and a task that is declared and has no result."""
-    failure = report.failure
-    if failure is None:
-        return
-    if failure.phase not in failures.PHASES:
-        yield at("failure.phase", "status", f"{failure.phase[:40]!r}, known are {', '.join(failures.PHASES)}", "measure again")
-    if failure.task is None:
-        return
-    if failure.phase != "quality":
-        yield at("failure.task", "status", f"{failure.task} in the phase {failure.phase[:40]}, which scores no task", "measure again")
-    if failure.task in {result.task for result in report.tasks}:
-        yield at("failure.task", "status", f"{failure.task} failed and has a result", "measure again")
-    if not (paths.data_folder("tasks") / f"{failure.task}.yaml").is_file():
-        yield at("failure.task", "status", f"{failure.task} is no declared task", "declare the task, or measure again")
 
 
 def publishable(report: Report) -> str | None:

@@ -28,6 +28,7 @@ MAX_FILES = 400_000
 FILES = frozenset({store.REPORT, store.ITEMS, store.TRACE})
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 ENTRY = re.compile(r"[0-9]{8}t[0-9]{6}z-[0-9a-f]{8}")
+_LEFT = re.compile(r"\..+\.(new|old)")
 _TAKE_OUT = "take it out of the folder"
 
 
@@ -37,12 +38,13 @@ def published_root(path: Path) -> Path | None:
     return next((folder for folder in (found, *found.parents) if folder.name == PUBLISHED), None)
 
 
-def check_tree(root: Path, depth: int = 0) -> Iterator[Problem]:
+def check_tree(root: Path, depth: int = 0, *, strict: bool = True) -> Iterator[Problem]:
     """Check all names and kinds below the folder of published entries; no file is opened, and no link is followed.
 
     Args:
         root: the folder, or one below it.
         depth: how many folders below it.
+        strict: whether what a copy that was broken off left behind is a file like any other.
     """
     seen = 0
     waiting: list[tuple[Path, int]] = [(root, depth)]
@@ -52,13 +54,18 @@ def check_tree(root: Path, depth: int = 0) -> Iterator[Problem]:
         with os.scandir(folder) as found:
             for one in sorted(found, key=lambda one: one.name):
                 seen += 1
+                if not strict and _LEFT.fullmatch(one.name) and one.is_dir(follow_symlinks=False):
+                    # The next `submit` sweeps it up.
+                    continue
                 if seen > MAX_FILES:
                     yield at_file(root)("(the whole folder)", "count", f"more than {MAX_FILES} files and folders", _TAKE_OUT)
                     return
                 at = at_file(folder / ascii(one.name)[1:-1])
                 twin = names.setdefault(one.name.lower(), one.name)
                 if twin != one.name:
-                    yield at("(the file's name)", "case-twin", f"{one.name!a} and {twin!a}", _TAKE_OUT)
+                    # Of both: a branch is told of the one that it adds.
+                    for make in (at, at_file(folder / ascii(twin)[1:-1])):
+                        yield make("(the file's name)", "case-twin", f"{one.name!a} and {twin!a}", _TAKE_OUT)
                 if depth == 0 and one.name == "README.md" and not one.is_symlink():
                     continue
                 yield from _name(one.name, at)

@@ -118,14 +118,21 @@ Copy what `jouleboard run` wrote into the folder of published entries, and print
   1. every entry below RUN is checked as `jouleboard check` does; with any problem nothing is copied (exit code 1);
   2. complete entries are published with their base, measured in the same session; failed variants and entries without
      energy trials stay where they are, and are named;
-  3. each goes to reports/HARDWARE/MODEL/RECIPE/UTC-DIGEST/, whole or not at all; an entry that is there already is left
+  3. names of this host and its user, paths and addresses are taken out, and what becomes public is shown; then each is
+     checked once more, as a new entry: rules of today, declared model, recipe, tasks and hardware, no copy of another;
+  4. each goes to reports/HARDWARE/MODEL/RECIPE/UTC-DIGEST/, whole or not at all; an entry that is there already is left
      alone, so the same command may be run again;
-  4. nothing is sent anywhere and git is not run: read what was copied, then run the printed commands yourself.
+  5. nothing is sent anywhere and git is not run: read what was copied, then run the printed commands yourself; title and
+     text of the pull request are printed too.
 
-Refused (exit code 2, nothing copied): anything SIMULATED, and models without a public source.
+Refused (exit code 2, nothing copied): anything SIMULATED, models without a public source, and provisional entries
+without --provisional.
 """)
     submit.add_argument("run", type=Path, metavar="RUN", help="a run's folder (runs/quick), or one entry with its base")
     submit.add_argument("--reports", type=Path, metavar="DIR", help="folder of published entries (default: reports/ of the checkout)")
+    submit.add_argument("--submitter", metavar="NAME", help="your account, where you will open the pull request; it is published")
+    submit.add_argument("--provisional", action="store_true", help="publish provisional entries too; every page marks them")
+    submit.add_argument("--dry-run", action="store_true", help="show what would be published, and copy nothing")
     submit.set_defaults(function=_submit)
 
 
@@ -205,7 +212,8 @@ def _build(args: argparse.Namespace) -> int:
 def _submit(args: argparse.Namespace) -> int:
     from jouleboard import submit  # noqa: PLC0415
 
-    return submit.submit(args.run, args.reports)
+    return submit.submit(args.run, args.reports, submit.Wishes(
+        submitter=args.submitter, provisional=args.provisional, dry_run=args.dry_run))
 
 
 def _doctor(args: argparse.Namespace) -> int:

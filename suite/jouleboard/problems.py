@@ -57,7 +57,7 @@ RULES = {
     "counter": "the joules of a counter are the difference of its readings at both ends of the window",
     "trace": "a trace is whole, and its rows are of the report's own windows",
     "trace-short": "the trace covers the windows of all trials whose sensor was read",
-    "trace-flat": "no sensor gives the same power a hundred times under load",
+    "trace-flat": "no sensor gives the same power fifty times in a row under load",
     "cpu-trace": "the CPU time of a window is that of its trace",
     "cpu-cores": "CPU time is no more than all cores could give",
     "window": "each window of a report has a name of its own",

@@ -355,7 +355,7 @@ def a_copied_entry_with_one_digit_changed(folder: Path) -> None:
     shutil.copytree(folder, copied)
     found = entry.read(copied)
     found.raw.update(submitter="mallory", created_utc="2026-04-01T00:00:00Z", session="1" * 64)
-    found.window("trial-2")["cpu_s"] += 0.1
+    found.window("trial-3")["cpu_s"] += 0.1
     entry.seal(found)
 
 

@@ -214,19 +214,19 @@ def a_task_twice(found: Records) -> None:
 
 @attack("energy")
 def forged_joules(found: Records) -> None:
-    found.window("trial-2")["energy"]["measured_j"] *= 0.9
+    found.window("trial-3")["energy"]["measured_j"] *= 0.9
 
 
 @attack("counter")
 def forged_joules_with_their_domains(found: Records) -> None:
-    energy = found.window("trial-2")["energy"]
+    energy = found.window("trial-3")["energy"]
     energy["measured_j"] *= 0.9
     energy["domains_j"] = {"gpu0": energy["measured_j"]}
 
 
 @attack("integral")
 def forged_joules_with_the_counter_and_the_integral(found: Records) -> None:
-    window = found.window("trial-2")
+    window = found.window("trial-3")
     energy = window["energy"]
     energy["measured_j"] *= 0.9
     energy["integral_j"] *= 0.9
@@ -236,12 +236,12 @@ def forged_joules_with_the_counter_and_the_integral(found: Records) -> None:
 
 @attack("integral")
 def no_integral(found: Records) -> None:
-    found.window("trial-2")["energy"]["integral_j"] = None
+    found.window("trial-3")["energy"]["integral_j"] = None
 
 
 @attack("above-limit")
 def more_power_than_the_limit(found: Records) -> None:
-    for order in range(0, 10, 2):
+    for order in range(0, 15, 3):
         found.scale(f"trial-{order}", 2.0)
 
 
@@ -274,23 +274,23 @@ def one_measurement_five_times(found: Records) -> None:
 
 @attack("trace-flat")
 def power_that_never_moves(found: Records) -> None:
-    window = found.window("trial-2")
+    window = found.window("trial-3")
     watts = round(window["energy"]["measured_j"] / window["duration_s"], 3)
     for row in found.rows:
-        if row["window"] == "trial-2":
+        if row["window"] == "trial-3":
             row["power_w"] = watts
     window["energy"]["integral_j"] = watts * window["duration_s"]
 
 
 @attack("trace-short")
 def a_trace_that_ends_before_its_window(found: Records) -> None:
-    found.rows[:] = [row for row in found.rows if row["window"] != "trial-2" or row["elapsed_s"] < 20]
+    found.rows[:] = [row for row in found.rows if row["window"] != "trial-3" or row["elapsed_s"] < 20]
 
 
 @attack("trace-short")
 def a_trial_without_a_trace(found: Records) -> None:
-    found.rows[:] = [row for row in found.rows if row["window"] != "trial-2"]
-    found.window("trial-2")["energy"]["integral_j"] = None
+    found.rows[:] = [row for row in found.rows if row["window"] != "trial-3"]
+    found.window("trial-3")["energy"]["integral_j"] = None
 
 
 @attack("trace")
@@ -301,7 +301,7 @@ def rows_of_a_window_that_is_not_named(found: Records) -> None:
 @attack("gates", judge=False)
 def a_failing_gate_taken_out(found: Records) -> None:
     for row in found.rows:
-        if row["window"] == "trial-2":
+        if row["window"] == "trial-3":
             row["reasons"] = 0x40
 
 
@@ -348,7 +348,7 @@ def a_simulated_device(found: Records) -> None:
 
 @attack("energy", kind="cpu")
 def an_estimate_that_passes_for_a_measurement(found: Records) -> None:
-    energy = found.window("trial-2")["energy"]
+    energy = found.window("trial-3")["energy"]
     energy["measured_j"], energy["estimate_j"] = energy["estimate_j"], None
 
 
@@ -368,12 +368,12 @@ def half_the_cpu_time(found: Records) -> None:
 
 @attack("cpu-cores", kind="cpu")
 def more_cpu_time_than_cores(found: Records) -> None:
-    _cpu(found, "trial-2", found.window("trial-2")["duration_s"] * 3)
+    _cpu(found, "trial-3", found.window("trial-3")["duration_s"] * 3)
 
 
 @attack("energy", kind="cpu")
 def an_estimate_that_does_not_follow(found: Records) -> None:
-    found.window("trial-2")["energy"]["estimate_j"] *= 0.9
+    found.window("trial-3")["energy"]["estimate_j"] *= 0.9
 
 
 # --- times ------------------------------------------------------------------------------------------------------------
