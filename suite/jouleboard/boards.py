@@ -52,7 +52,7 @@ def _everything(where: Sequence[Path]) -> checker.Findings:
         if not any(True for _ in store.find_reports(path)):
             raise PlanError("holds no report.json", file=path, remedy="name a folder that `jouleboard run` wrote")
     options = checker.Options(keep_items=False)
-    return checker.check_paths(where, options) if where else checker.check_all(_default_reports(), options)
+    return checker.check_paths(where, options) if where else checker.check_all(default_reports(), options)
 
 
 def _against(where: Sequence[Path], base: str) -> checker.Findings:
@@ -73,7 +73,7 @@ def build(reports: Path | None, out: Path, factors: str = "world") -> int:
     declared = catalogue.read_yaml(Path(factors), Factors) if factors.endswith((".yaml", ".yml")) else catalogue.load(
         "factors", factors, Factors)
 
-    root = reports or _default_reports()
+    root = reports or default_reports()
     if not root.is_dir():
         raise PlanError("does not exist", file=root, field="--reports", remedy="name a folder of reports")
     loaded = checker.load_entries(root)
@@ -88,6 +88,32 @@ def build(reports: Path | None, out: Path, factors: str = "world") -> int:
     return 1 if loaded.problems else 0
 
 
-def _default_reports() -> Path:
+def preview(where: Path, base: str, out: Path) -> int:
+    """Build the site as it would be with a branch's entries, and say which ranks they take and move.
+
+    Args:
+        where: a folder of the checkout.
+        base: what the branch left.
+        out: where the site and `ranks.md` are written.
+    """
+    from jouleboard import previews, publish, rank  # noqa: PLC0415
+
+    found = branch.changes(where, base)
+    if not found.reports.is_dir():
+        raise PlanError("holds no folder reports/", file=where, field="--base", remedy="name a checkout with published entries")
+    loaded = checker.load_entries(found.reports)
+    old = [entry for entry in loaded.entries if entry.folder not in found.touched]
+    boards = rank.boards(loaded.entries)
+    lines = previews.lines(rank.boards(old), boards)
+    publish.publish(boards, out, folders={entry.name: entry.folder for entry in loaded.entries},
+                    problems=sorted({problem.file for problem in loaded.problems}))
+    store.write_atomic(out / "ranks.md", ("\n".join(lines) + "\n").encode())
+    print("\n".join(lines))
+    print(f"open {out / 'index.html'}")
+    return 0
+
+
+def default_reports() -> Path:
+    """Return the folder of published entries of this checkout, or `reports` where there is none."""
     root = paths.checkout()
     return (root or Path()) / "reports"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jouleboard.check_place import ENTRY_DEPTH, PUBLISHED
+from jouleboard.check_place import BESIDE, ENTRY_DEPTH, PUBLISHED
 from jouleboard.errors import PlanError
 from jouleboard.problems import Problem
 from jouleboard.problems import at as at_file
@@ -63,7 +63,7 @@ def changes(where: Path, base: str) -> Changes:
              *(_Change(mode=PLAIN, status="A", path=path) for path in _git(
                  root, "ls-files", "--others", "--exclude-standard", "-z").split("\0") if path)]
     reports = root / PUBLISHED
-    inside = [one for one in found if one.path.startswith(f"{PUBLISHED}/") and one.path != f"{PUBLISHED}/README.md"]
+    inside = [one for one in found if one.path.startswith(f"{PUBLISHED}/") and one.path.removeprefix(f"{PUBLISHED}/") not in BESIDE]
     others = tuple(one.path for one in found if one not in inside)
     new = [root / one.path for one in inside if one.status == "A"]
     touched = frozenset(folder for path in new for folder in (path, *path.parents) if folder.is_relative_to(reports))

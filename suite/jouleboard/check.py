@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jouleboard import check_place, gate_facts, manifests, merkle, store, traces
+from jouleboard import check_place, gate_facts, manifests, merkle, store, traces, trust
 from jouleboard.answers import Answers, of_entry
 from jouleboard.check_bounds import check_bounds
 from jouleboard.check_copies import Index
@@ -48,6 +48,8 @@ class Entry:
     """Its items as arrays, by task."""
     unheld: tuple[str, ...] = ()
     """Tasks whose items could not be held against a manifest."""
+    recomputed: bool = True
+    """Whether every primary score follows from what is published."""
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -177,23 +179,25 @@ class _Checking:
             trace = None
         problems = [*_check_entry(path, opened, lines, items, trace, self.options)] if chosen else []
         if trace is not None:
-            problems += self.index.add(path, report, trace)
+            problems += self.index.add(path, report, trace, published=check_place.published_root(path) is not None)
         if not chosen:
             return
-        problems = [problem for problem in problems if applies(problem.code, report.rules_version)]
+        version = PUBLISHED_RULES if self.options.fresh else report.rules_version
+        problems = [problem for problem in problems if applies(problem.code, version)]
         self.findings.problems += problems
         if not problems and trace is not None:
             name = folder.relative_to(self.base).as_posix() if folder != self.base else folder.resolve().name
             self.findings.entries.append(Entry(
                 name=name, folder=folder, report=report, answers=of_entry(report, items) if self.options.keep_items else {},
-                unheld=tuple(result.task for result in report.tasks if manifests.of(result) is None)))
+                unheld=tuple(result.task for result in report.tasks if manifests.of(result) is None),
+                recomputed=trust.recomputed(report, items)))
 
 
 def _check_entry(
     path: Path, opened: store.Opened, lines: Sequence[bytes], items: Sequence[Item], trace: Sequence[bytes] | None, options: Options
 ) -> Iterator[Problem]:
     report, at, at_items = opened.report, at_file(path), at_file(path.parent / store.ITEMS)
-    yield from check_report(path, report, now=options.now, digest=opened.digest)
+    yield from check_report(path, report, now=options.now, digest=opened.digest, fresh=options.fresh)
     yield from check_items(path.parent / store.ITEMS, report, items, lines)
     yield from check_item_records(report, items, at_items)
     yield from check_place.check_place(path, report, opened.stored_digest, at)
@@ -202,7 +206,7 @@ def _check_entry(
     if trace is None:
         return
     yield from _check_files(report, {store.ITEMS: lines, store.TRACE: trace}, at)
-    if report.merkle_root is not None or applies("merkle", report.rules_version):
+    if report.merkle_root is not None or options.fresh or applies("merkle", report.rules_version):
         root = merkle.of_entry(report, lines, trace)
         if root != report.merkle_root:
             yield at("merkle_root", "merkle", f"stored {report.merkle_root}, recomputed {root}", "publish it with `jouleboard submit`")
@@ -210,7 +214,9 @@ def _check_entry(
     yield from _check_published(path, report)
 
 
-def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, digest: str | None = None) -> Iterator[Problem]:
+def check_report(
+    path: Path, report: Report, *, now: dt.datetime | None = None, digest: str | None = None, fresh: bool = False
+) -> Iterator[Problem]:
     """Check what a report says of itself.
 
     Args:
@@ -218,6 +224,7 @@ def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, 
         report: as it was read.
         now: the time of the check; None: the machine's.
         digest: of its fields, where it is known already.
+        fresh: whether it is held against the rules of today, whatever it names.
     """
     at = at_file(path)
     digest = store.report_digest(report) if digest is None else digest
@@ -236,17 +243,17 @@ def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, 
     yield from check_energy(report, at)
     yield from check_grid(report, at)
     yield from check_engine(report, at)
-    yield from _by_rules(report, at, now)
+    yield from _by_rules(report, at, now, PUBLISHED_RULES if fresh else report.rules_version)
     names = [result.task for result in report.tasks]
     if len(set(names)) != len(names):
         yield at("tasks", "item-once", "a task occurs twice", "measure again")
 
 
-def _by_rules(report: Report, at: Make, now: dt.datetime | None) -> Iterator[Problem]:
+def _by_rules(report: Report, at: Make, now: dt.datetime | None, version: int) -> Iterator[Problem]:
     """Check what later rules ask for; a report of earlier ones is not held against it."""
     now = dt.datetime.now(dt.UTC) if now is None else now
     found = (*check_text(report, at), *check_time(report, at, now), *check_records(report, at), *check_bounds(report, at))
-    yield from (problem for problem in found if applies(problem.code, report.rules_version))
+    yield from (problem for problem in found if applies(problem.code, version))
 
 
 def publishable(report: Report) -> str | None:

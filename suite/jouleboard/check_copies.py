@@ -38,6 +38,8 @@ class Known:
     submitter: str | None
     replaces: str | None
     reproduces: str | None
+    published: bool
+    """Whether it lies where what it names must lie too."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,13 +51,14 @@ class Index:
     """Digests of the entries with a trial of this duration and cost."""
     rows: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, path: Path, report: Report, trace: Sequence[bytes]) -> Iterator[Problem]:
+    def add(self, path: Path, report: Report, trace: Sequence[bytes], *, published: bool) -> Iterator[Problem]:
         """Remember an entry, and yield whose copy it is.
 
         Args:
             path: of its report.
             report: as it was read.
             trace: the lines of its trace; empty: only its windows are compared.
+            published: whether it lies in the folder of published entries.
         """
         at, digest = at_file(path), report.digest
         if digest in self.entries:
@@ -70,7 +73,7 @@ class Index:
         for row in rows:
             self.rows[row].append(digest)
         self.entries[digest] = Known(file=str(path), digest=digest, session=report.session, submitter=report.submitter,
-                                     replaces=report.replaces, reproduces=report.reproduces,
+                                     replaces=report.replaces, reproduces=report.reproduces, published=published,
                                      family=(report.hardware, report.model, report.recipe))
 
     def _copied(
@@ -86,6 +89,8 @@ class Index:
     def check_names(self) -> Iterator[Problem]:
         """Check that the entries which entries name are there; after all of them were added."""
         for mine in self.entries.values():
+            if not mine.published:
+                continue
             at = at_file(Path(mine.file))
             if mine.replaces is not None:
                 old = self.entries.get(mine.replaces)

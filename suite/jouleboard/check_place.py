@@ -21,6 +21,8 @@ from jouleboard.records import Report
 
 PUBLISHED = "reports"
 """The folder that entries are published from."""
+BESIDE = frozenset({"README.md", "maintainers.yaml"})
+"""Files in that folder which are no entries, and which a branch with entries may not touch."""
 WITHDRAWN = ".withdrawn.json"
 ENTRY_DEPTH = 4
 """Folders below `reports/` down to an entry's own."""
@@ -66,7 +68,7 @@ def check_tree(root: Path, depth: int = 0, *, strict: bool = True) -> Iterator[P
                     # Of both: a branch is told of the one that it adds.
                     for make in (at, at_file(folder / ascii(twin)[1:-1])):
                         yield make("(the file's name)", "case-twin", f"{one.name!a} and {twin!a}", _TAKE_OUT)
-                if depth == 0 and one.name == "README.md" and not one.is_symlink():
+                if depth == 0 and one.name in BESIDE and not one.is_symlink():
                     continue
                 yield from _name(one.name, at)
                 if one.is_dir(follow_symlinks=False):

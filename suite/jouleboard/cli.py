@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jouleboard import __version__, cli_bundle, cli_cluster, cli_compare, cli_run, cli_values, interrupts
+from jouleboard import __version__, cli_bundle, cli_cluster, cli_compare, cli_entries, cli_run, cli_values, interrupts
 from jouleboard.errors import JouleboardError
 
 ABOUT = """\
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"jouleboard {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cli_run.add(commands)
-    _check_parser(commands)
+    cli_run.add_reproduce(commands)
     build = commands.add_parser("build", help="build the static leaderboard from reports",
                                 description="Build the static site from reports. Reports that do not pass `check` are "
                                 "left out and named.")
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
                        "(default: world); they order nothing")
     build.set_defaults(function=_build)
     cli_compare.add(commands)
-    _submit_parser(commands)
+    cli_entries.add(commands)
     cli_cluster.add(commands)
     doctor = commands.add_parser("doctor", help="what can be measured here, and why not more",
                                  description="Say what can be measured on this machine, why not more, and what would "
@@ -93,47 +93,6 @@ def parser() -> argparse.ArgumentParser:
     cache.add_argument("action", choices=["list", "clear"], help="list what is there, or delete all of it")
     cache.set_defaults(function=_cache)
     return top
-
-
-def _check_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    check = commands.add_parser(
-        "check", help="recompute every figure of reports from their raw records",
-        description="Check data files and reports: names, schema, digests, and every figure recomputed from the raw records. Nothing that "
-        "a report names is run or fetched. Exit 1 when anything is wrong, with all problems, each with the code of its rule.")
-    check.add_argument("paths", nargs="*", metavar="PATH", type=Path,
-                       help="report, entry or folder of entries (default: all data files and reports/)")
-    check.add_argument("--base", metavar="REF", help="check only the entries that a branch adds since it left REF (origin/main), by the rules "
-                       "for new ones; published entries may not change, nor code together with entries. PATH: a folder of the checkout")
-    check.add_argument("--codes", action="store_true", help="list every reason code with its rule, and end")
-    check.add_argument("--json", action="store_true", help="print the problems as JSON")
-    check.set_defaults(function=_check)
-
-
-def _submit_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    submit = commands.add_parser(
-        "submit", help="copy a run's entries into reports/, and say how to propose them",
-        formatter_class=argparse.RawDescriptionHelpFormatter, description="""\
-Copy what `jouleboard run` wrote into the folder of published entries, and print the git commands that propose it:
-
-  1. every entry below RUN is checked as `jouleboard check` does; with any problem nothing is copied (exit code 1);
-  2. complete entries are published with their base, measured in the same session; failed variants and entries without
-     energy trials stay where they are, and are named;
-  3. names of this host and its user, paths and addresses are taken out, and what becomes public is shown; then each is
-     checked once more, as a new entry: rules of today, declared model, recipe, tasks and hardware, no copy of another;
-  4. each goes to reports/HARDWARE/MODEL/RECIPE/UTC-DIGEST/, whole or not at all; an entry that is there already is left
-     alone, so the same command may be run again;
-  5. nothing is sent anywhere and git is not run: read what was copied, then run the printed commands yourself; title and
-     text of the pull request are printed too.
-
-Refused (exit code 2, nothing copied): anything SIMULATED, models without a public source, and provisional entries
-without --provisional.
-""")
-    submit.add_argument("run", type=Path, metavar="RUN", help="a run's folder (runs/quick), or one entry with its base")
-    submit.add_argument("--reports", type=Path, metavar="DIR", help="folder of published entries (default: reports/ of the checkout)")
-    submit.add_argument("--submitter", metavar="NAME", help="your account, where you will open the pull request; it is published")
-    submit.add_argument("--provisional", action="store_true", help="publish provisional entries too; every page marks them")
-    submit.add_argument("--dry-run", action="store_true", help="show what would be published, and copy nothing")
-    submit.set_defaults(function=_submit)
 
 
 def _catalogue_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], kind: str) -> None:
@@ -197,23 +156,10 @@ def _wall_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     wall.set_defaults(function=_import_power)
 
 
-def _check(args: argparse.Namespace) -> int:
-    from jouleboard import boards  # noqa: PLC0415
-
-    return boards.codes() if args.codes else boards.check(args.paths, as_json=args.json, base=args.base)
-
-
 def _build(args: argparse.Namespace) -> int:
     from jouleboard import boards  # noqa: PLC0415
 
     return boards.build(args.reports, args.out, args.factors)
-
-
-def _submit(args: argparse.Namespace) -> int:
-    from jouleboard import submit  # noqa: PLC0415
-
-    return submit.submit(args.run, args.reports, submit.Wishes(
-        submitter=args.submitter, provisional=args.provisional, dry_run=args.dry_run))
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -114,7 +114,7 @@ RULES = {
 SINCE = dict.fromkeys((
     "place", "merkle", "item-range", "likelihood", "sample", "tokens", "counter", "trace-short", "trace-flat", "cpu-trace", "cpu-cores", "order",
     "base", "realised", "memory", "time", "future", "time-order", "overlap", "above-limit", "roofline-time", "roofline-memory", "roofline-energy",
-    "identical-repeats", "text-markup", "private", "submitter", "source", "manifest", "manifest-sample", "reproduces", "item-canonical",
+    "identical-repeats", "text-markup", "private", "submitter", "source", "manifest", "manifest-sample", "reproduces", "item-canonical", "copied", "twin",
 ), 3)
 """Rules that came after the first ones: entries of earlier rules are not held against them (`Report.rules_version`)."""
 
