@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from jouleboard import gates, scores, store, traces
+from jouleboard.answers import Answers, of_entry
 from jouleboard.declared import Band, Cell, EnergyPlan, Figure, Hardware, PowerModel
 from jouleboard.declared_tasks import Metric
 from jouleboard.estimates import Estimate
@@ -686,6 +687,11 @@ class Entry:
     report: Report
     items: tuple[Item, ...]
     folder: Path | None = None
+
+    @property
+    def answers(self) -> Mapping[str, Answers]:
+        """The items as `check` keeps them."""
+        return of_entry(self.report, self.items)
 
 
 def family(

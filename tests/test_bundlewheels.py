@@ -32,6 +32,14 @@ def test_pip_finds_the_wheels_of_another_python_and_platform(registry: Path, own
     assert found.target == Target(python="3.99", system="Linux", machine="aarch64", glibc="2.24", left_out=())
 
 
+def test_what_the_plans_recipes_need_is_there_too(registry: Path, tmp_path: Path) -> None:
+    own = wheel(tmp_path, "jouleboard", "0.1", ('torch>=2; extra == "run"', 'pip; extra == "run"', 'peft>=0.17; extra == "train"'))
+    for name in ("torch", "peft", "pip"):
+        wheel(registry, name, "30.0")
+    found = bundlewheels.gather(Wanted(extras=("run", "train")), own, "", tmp_path / "wheels")
+    assert sorted(found.packages) == ["jouleboard", "peft", "pip", "torch"]
+
+
 def test_what_is_left_out_is_not_even_looked_for_nor_what_only_it_needs(registry: Path, own: Path, tmp_path: Path) -> None:
     wheel(registry, "pip", "30.0")
     wheel(registry, "huge", "1.0")

@@ -282,8 +282,9 @@ def test_labels_at_the_ends_of_lines_stay_apart_and_in_order(places: list[float]
 def test_only_what_may_be_compared_is_drawn_beside_the_base() -> None:
     board = served_boards()[0]
     barred = tuple(row if row.is_base else msgspec.structs.replace(row, cost_ratio=None, crossover=None)
-                   for row in board.ranked)
-    found = batchviews.picture(msgspec.structs.replace(board, ranked=barred[:1], unranked=barred[1:]))
+                   for row in (*board.ranked, *board.unranked))
+    bases, variants = (tuple(row for row in barred if row.is_base == wanted) for wanted in (True, False))
+    found = batchviews.picture(msgspec.structs.replace(board, ranked=bases, unranked=variants))
     assert found is not None
     assert [curve.row.is_base for curve in found.curves] == [True] * sum(row.is_base for row in barred)
     assert found.barred == sum(not row.is_base for row in barred) == 2

@@ -946,7 +946,8 @@ def test_numbers_in_range_are_checked_ranked_and_published_without_an_exception(
         report, items = with_numbers(spec, drawn, measured=measured)
         factory.write_entry(tmp_path / "runs" / spec.recipe, report, items)
     found = check.load_entries(tmp_path / "runs")
-    assert {problem.code for problem in found.problems} <= {"energy"}
+    # Numbers of zero are those of another entry too: a trace that is no trace is a copy of any such.
+    assert {problem.code for problem in found.problems} <= {"energy", "copied"}
     boards = rank.boards(found.entries)
     publish.publish(boards, tmp_path / "out")
 

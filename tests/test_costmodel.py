@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -327,3 +328,13 @@ def test_the_nouns_go_through_json() -> None:
     assert msgspec.json.decode(msgspec.json.encode(found), type=Fit) == found
     assert isinstance(found.residuals[0], Residual)
     assert isinstance(found.left_out[0], LeftOut)
+
+
+@given(st.lists(st.tuples(st.floats(-10, 10), st.floats(-1, 1)), min_size=1, max_size=40), st.floats(0.1, 100))
+def test_many_lines_meet_as_each_of_them_does(lines: list[tuple[float, float]], scale: float) -> None:
+    directions, batches = costmodel._meet_all(np.array([*lines, (0.0, 0.0)]), scale)
+    for line, direction, batch in zip([*lines, (0.0, 0.0)], directions, batches, strict=True):
+        said, where = costmodel._meet(*line, scale)
+        assert direction == said
+        assert (where is None) == np.isnan(batch)
+        assert where is None or batch == where

@@ -14,8 +14,9 @@ def wheel(folder: Path, name: str, version: str, needs: tuple[str, ...] = (), ta
     """Write an installable wheel."""
     info = f"{name}-{version}.dist-info"
     required = "".join(f"Requires-Dist: {need}\n" for need in needs)
+    extras = "".join(f"Provides-Extra: {extra}\n" for extra in ("run", "train"))
     members = {f"{name}/__init__.py": b"", f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n".encode(),
-               f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nProvides-Extra: run\n{required}".encode()}
+               f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{extras}{required}".encode()}
     return wheelfile.write(folder / f"{name}-{version}-{tag}.whl", info, members)
 
 

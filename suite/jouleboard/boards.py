@@ -65,9 +65,13 @@ def _against(where: Sequence[Path], base: str) -> checker.Findings:
     return findings
 
 
-def build(reports: Path | None, out: Path) -> int:
+def build(reports: Path | None, out: Path, factors: str = "world") -> int:
     """Build the site from every report that passes the check."""
-    from jouleboard import publish, rank  # noqa: PLC0415
+    from jouleboard import catalogue, derived, publish, rank  # noqa: PLC0415
+    from jouleboard.factors import Factors  # noqa: PLC0415
+
+    declared = catalogue.read_yaml(Path(factors), Factors) if factors.endswith((".yaml", ".yml")) else catalogue.load(
+        "factors", factors, Factors)
 
     root = reports or default_reports()
     if not root.is_dir():
@@ -75,7 +79,7 @@ def build(reports: Path | None, out: Path) -> int:
     loaded = checker.load_entries(root)
     for problem in loaded.problems:
         print(checker.render(problem), file=sys.stderr)
-    boards = rank.boards(loaded.entries)
+    boards = derived.with_cascades(rank.boards(loaded.entries, factors=declared), loaded.entries)
     folders = {entry.name: entry.folder for entry in loaded.entries}
     refused = sorted({problem.file for problem in loaded.problems})
     pages = publish.publish(boards, out, folders=folders, problems=refused)

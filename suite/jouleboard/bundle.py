@@ -18,7 +18,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,8 @@ def _gather(inputs: Inputs, wanted: Wanted | None, options: BundleOptions, work:
     texts = {corpus.id: corpora.prepare(corpus, say=lambda line: display.say(f"  {line}")) for corpus in inputs.corpora}
     with display.phase("weights", ", ".join(model.id for model in inputs.models)):
         dense = {model.id: _dense(model, inputs.plan.threads, work, display) for model in inputs.models}
+    if wanted is not None:
+        wanted = replace(wanted, extras=bundlecontents.extras(inputs))
     wheels, key = _wheels(wanted, options.out, work, display)
     contents = [*bundlecontents.declarations(inputs),
                 *bundlecontents.starter(inputs, python=None if wheels is None else wheels.target.python,

@@ -118,6 +118,11 @@ class Inputs:
     hardware: tuple[Hardware, ...]
 
 
+def extras(inputs: Inputs) -> tuple[str, ...]:
+    """Return the extras of Jouleboard that run the plan: `run`, and what the steps of its recipes need besides."""
+    return tuple(sorted({"run", *(step.about.extra for recipe in inputs.recipes for step in recipe.steps)}))
+
+
 def load(chosen: Plan, hardware: str | None) -> Inputs:
     """Load everything that a plan names. Unlike a run, this does not ask whether this machine could run it.
 

@@ -1,4 +1,4 @@
-"""Wheels for a machine without a network: everything that the extra `run` needs, for a named Python and platform, by pip.
+"""Wheels for a machine without a network: everything that the extra `run` and the plan's recipes need, for a named Python and platform, by pip.
 
 The wheel of Jouleboard itself is built from the checkout, or packed again from the installed one. Wheels that the other
 machine brings itself (`--exclude-wheels torch`) are replaced by empty ones while pip resolves, and then left out.
@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class Wanted:
     """A tag of PEP 425 (`manylinux_2_28_x86_64`); None: as this machine."""
     excluded: tuple[str, ...] = ()
     """Packages that the other machine brings itself."""
+    extras: tuple[str, ...] = ("run",)
+    """Extras of Jouleboard that the plan's recipes need."""
 
     def checked(self) -> Wanted:
         """Return this with canonical names.
@@ -57,7 +59,7 @@ class Wanted:
         if PACKAGE in names or "pip" in names:
             raise PlanError("jouleboard and pip cannot be left out: the bundle is started with them", field="--exclude-wheels",
                             remedy="use --no-wheels where the other machine has an environment of its own")
-        return Wanted(python=self.python, platform=self.platform, excluded=names)
+        return replace(self, excluded=names)
 
     @property
     def for_here(self) -> bool:
@@ -144,7 +146,7 @@ def constraints() -> str:
 
 
 def gather(wanted: Wanted, own: Path, pins: str, folder: Path, *, say: Say = quiet) -> Wheels:
-    """Let pip download everything that `jouleboard[run]` needs into a folder; what is there already is used.
+    """Let pip download everything that the wanted extras of Jouleboard need into a folder; what is there already is used.
 
     Args:
         wanted: for which Python and platform, and what to leave out; already checked.
@@ -162,7 +164,7 @@ def gather(wanted: Wanted, own: Path, pins: str, folder: Path, *, say: Say = qui
         (Path(scratch) / "constraints.txt").write_text(pins, encoding="utf-8")
         stubs = [wheelfile.stub(name, _version_of(name, pins), Path(scratch)) for name in wanted.excluded]
         words = ["download", "--dest", str(folder), "--only-binary=:all:", "--constraint", f"{scratch}/constraints.txt",
-                 "--find-links", scratch, *_flags(wanted), f"{own}[run]", *map(str, stubs)]
+                 "--find-links", scratch, *_flags(wanted), f"{own}[{','.join(wanted.extras)}]", *map(str, stubs)]
         about = f"Python {wanted.python or _here()} on {wanted.platform or 'this machine'}"
         _download(words, Path(scratch), f"the wheels for {about} could not be had", say)
         for stub in stubs:
@@ -179,7 +181,7 @@ def found(wanted: Wanted, folder: Path) -> Wheels:
 
 def wanted_here(wanted: Wanted) -> list[Any]:
     """Return all that decides which wheels are wanted, as plain values."""
-    return [wanted.python or _here(), wanted.platform or _this_platform(), wanted.for_here, list(wanted.excluded)]
+    return [wanted.python or _here(), wanted.platform or _this_platform(), wanted.for_here, list(wanted.excluded), list(wanted.extras)]
 
 
 def _download(words: Sequence[str], scratch: Path, what: str, say: Say) -> None:

@@ -7,11 +7,12 @@ network or runs anything that a report names.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jouleboard import check_place, gate_facts, manifests, merkle, store, traces, trust
+from jouleboard.answers import Answers, of_entry
 from jouleboard.check_bounds import check_bounds
 from jouleboard.check_copies import Index
 from jouleboard.check_data import KINDS, check_data, from_error
@@ -43,11 +44,17 @@ class Entry:
     """Path of its folder below the folder that was checked."""
     folder: Path
     report: Report
-    items: tuple[Item, ...]
+    answers: Mapping[str, Answers]
+    """Its items as arrays, by task."""
     unheld: tuple[str, ...] = ()
     """Tasks whose items could not be held against a manifest."""
     recomputed: bool = True
     """Whether every primary score follows from what is published."""
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """All items, read from the folder again: those of thousands of entries would fill the memory."""
+        return tuple(store.read_items(self.folder))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,7 +78,7 @@ class Options:
     only: frozenset[Path] | None = None
     """Files and folders to check, as `branch.Changes.touched`; of other entries only what tells a copy is read. None: all."""
     keep_items: bool = True
-    """Whether the items of sound entries are kept."""
+    """Whether the items of sound entries are kept, as arrays."""
     now: dt.datetime | None = None
 
 
@@ -181,7 +188,7 @@ class _Checking:
         if not problems and trace is not None:
             name = folder.relative_to(self.base).as_posix() if folder != self.base else folder.resolve().name
             self.findings.entries.append(Entry(
-                name=name, folder=folder, report=report, items=tuple(items) if self.options.keep_items else (),
+                name=name, folder=folder, report=report, answers=of_entry(report, items) if self.options.keep_items else {},
                 unheld=tuple(result.task for result in report.tasks if manifests.of(result) is None),
                 recomputed=trust.recomputed(report, items)))
 

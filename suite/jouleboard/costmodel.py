@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from jouleboard.costfit import LEAST, Fit, Floats, Kind, Residual, Span, Term, fit, matrix, spent
 from jouleboard.declared import Noun
@@ -156,7 +157,7 @@ class Crossover(Noun, frozen=True, kw_only=True):
     decided: bool | None
     """Whether the verdict stands against the scatter of the probes; None where too few probes show any: then it is a guess."""
     low: float | None
-    """5 % and 95 % points of the batch over that scatter; None where it is not decided."""
+    """2.5 % and 97.5 % points of the batch over that scatter; None where it is not decided."""
     high: float | None
     probed: Span | None = None
     """Batch sizes at which both were probed: `always` and `never` speak of these; None where there are none."""
@@ -223,15 +224,28 @@ def _scatter(
     if drawn[0] is None or drawn[1] is None:
         return None, None, None
     scale = line(models[0], prompt=request[0], output=request[1])
-    found = [_meet(float(fixed), float(each), scale.fixed + scale.each) for fixed, each in drawn[1] - drawn[0]]
-    same = [batch for cheaper, batch in found if cheaper == said]
-    if len(same) < AGREE * DRAWS:
+    directions, batches = _meet_all(drawn[1] - drawn[0], scale.fixed + scale.each)
+    same = directions == said
+    if same.sum() < AGREE * DRAWS:
         return False, None, None
-    batches = [batch for batch in same if batch is not None]
-    if not batches:
+    crossings = batches[same & np.isfinite(batches)]
+    if not len(crossings):
         return True, None, None
-    low, high = np.percentile(batches, [5, 95])
+    low, high = np.percentile(crossings, [2.5, 97.5])
     return True, float(low), float(high)
+
+
+def _meet_all(lines: Floats, scale: float) -> tuple[npt.NDArray[np.str_], Floats]:
+    """Say of many lines, shape [draws, 2], what `_meet` says of one; NaN where there is no batch."""
+    fixed, each = (np.where(np.abs(side) <= 1e-12 * scale, 0.0, side) for side in lines.T)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        batches = np.where(fixed * each < 0, -fixed / each, np.nan)
+    far = np.isnan(batches) | (batches > LARGEST)
+    crossing = (batches >= 1) & (batches <= LARGEST)
+    reached = np.where(far, fixed + each, each)
+    directions = np.where(crossing, np.where(each > 0, "below", "above"), np.where(reached < 0, "always", "never"))
+    directions = np.where((fixed == 0) & (each == 0), "equal", directions)
+    return directions, np.where(crossing, batches, np.nan)
 
 
 def _draws(model: Fit, request: tuple[int, int], generator: np.random.Generator) -> Floats | None:

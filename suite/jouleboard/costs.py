@@ -1,4 +1,4 @@
-"""What 1,000 tokens and a request cost, the interval over repeats, and the ratio to the base's. Pure functions, no I/O.
+"""What 1,000 tokens and a request cost, and the interval over repeats; the ratio to the base's is in `statistics.intervals`. Pure, no I/O.
 
 Tokens are those that went through the model, padding left out: prompt and output tokens are summed over requests, and
 requests that share a row would be counted several times.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy import stats
+from scipy import special
 
 from jouleboard.estimates import Estimate
 from jouleboard.rows import REPLAY, Latency
@@ -63,7 +63,7 @@ def mean(values: Sequence[float | None]) -> Estimate | None:
     if len(known) < LEAST_REPEATS:
         return none
     spread = math.sqrt(math.fsum((value - middle) ** 2 for value in known) / (len(known) - 1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1)) * spread / math.sqrt(len(known))
+    half = float(special.stdtrit(len(known) - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(len(known))
     return none if middle - half <= 0 else Estimate(value=middle, low=middle - half, high=middle + half)
 
 
@@ -101,32 +101,6 @@ def estimated_joules(trials: Sequence[Trial], *, a_request: bool = False) -> Est
         return found
     # The model's own uncertainty is far larger than the spread of repeats, and common to all of them.
     return Estimate(value=found.value, low=found.value * (1 - share), high=found.value * (1 + share))
-
-
-def ratio(mine: Sequence[float | None], theirs: Sequence[float | None]) -> Estimate | None:
-    """Ratio of mean costs, with an interval on the logarithm: Welch's t over the two sets of repeats.
-
-    Args:
-        mine: cost of each repeat of a variant.
-        theirs: of its base, in the same unit.
-
-    Returns:
-        None where a set is empty, or a repeat of it has no cost or none above zero.
-    """
-    ours, base = [value for value in mine if value], [value for value in theirs if value]
-    if not ours or not base or len(ours) != len(mine) or len(base) != len(theirs):
-        return None
-    value = (math.fsum(ours) / len(ours)) / (math.fsum(base) / len(base))
-    if not 0 < value < math.inf:
-        return None
-    none = Estimate(value=value, low=None, high=None)
-    # Repeats that are all the same say nothing of their spread; rounding would make an interval of width zero.
-    if min(len(ours), len(base)) < LEAST_REPEATS or len({*ours}) + len({*base}) == 2:  # noqa: PLR2004
-        return none
-    interval = stats.ttest_ind([math.log(one) for one in ours], [math.log(one) for one in base],
-                               equal_var=False).confidence_interval(LEVEL)
-    low, high = exp(interval.low), exp(interval.high)
-    return none if low is None or high is None else Estimate(value=value, low=low, high=high)
 
 
 def exp(value: float) -> float | None:

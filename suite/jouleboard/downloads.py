@@ -15,9 +15,12 @@ import msgspec
 from jouleboard.costmodel import Crossover
 from jouleboard.estimates import Estimate
 from jouleboard.rows import Board, Latency, Row
+from jouleboard.statistics.evidence import Verdict
 
 Cell = str | int | float | bool | None
 _ENERGIES = ("energy_j_per_ktoken", "energy_j_per_request", "quality_per_kilojoule")
+_OF_ENERGY = ("worth",)
+"""What follows from joules by declared factors is as measured, or as estimated, as these."""
 
 
 def _kind(row: Row) -> str:
@@ -36,7 +39,7 @@ def board_json(board: Board) -> str:
 def _row_object(row: Row, builtins: dict[str, Any]) -> dict[str, Any]:
     kind, report = _kind(row), row.report
     builtins.pop("energy_is_estimate")
-    builtins |= {f"{kind}_{name}": builtins.pop(name) for name in _ENERGIES}
+    builtins |= {f"{kind}_{name}": builtins.pop(name) for name in (*_ENERGIES, *_OF_ENERGY)}
     builtins |= {
         "report": {
             "created_utc": report.created_utc,
@@ -66,6 +69,10 @@ def _line(row: Row) -> dict[str, Cell]:
     report = row.report
     line: dict[str, Cell] = {
         "rank": row.rank,
+        "tier": row.tier,
+        "rank_low": row.rank_low,
+        "rank_high": row.rank_high,
+        "frontier_probability": row.frontier_share,
         "entry": row.entry,
         "model": report.model,
         "recipe": report.recipe,
@@ -77,6 +84,12 @@ def _line(row: Row) -> dict[str, Cell]:
         "badges": " ".join(row.badges),
         "unranked": row.unranked,
         **_spread("quality", row.quality),
+        **_spread("accuracy", row.accuracy),
+        **_verdict(row.verdict),
+        "retention": None if row.with_base is None else row.with_base.retention,
+        "lost_share": None if row.with_base is None else row.with_base.lost_share,
+        "gained_share": None if row.with_base is None else row.with_base.gained_share,
+        "divergence_nats": None if row.with_base is None else row.with_base.divergence_nats,
         **_spread("cpu_s_per_ktoken", row.cpu_s_per_ktoken),
         **_spread("cpu_s_per_request", row.cpu_s_per_request),
         **_spread("cost_ratio", row.cost_ratio),
@@ -85,6 +98,13 @@ def _line(row: Row) -> dict[str, Cell]:
         **_latency("first_token", row.first_token),
         **_latency("inter_token", row.inter_token),
         **_crossover(row.crossover),
+        **_spread("cost_per_item", row.cost_per_item),
+        **_spread("cost_per_correct_answer", None if row.per_correct is None else row.per_correct.value),
+        "cost_per_prompt_token": row.per_prompt_token,
+        "cost_per_output_token": row.per_output_token,
+        "bill": None if row.break_even is None else row.break_even.bill,
+        **_spread("break_even_requests", None if row.break_even is None else row.break_even.requests),
+        **_spread("break_even_days", None if row.break_even is None else row.break_even.days),
         "weight_bytes": row.weight_bytes,
         "peak_memory_bytes": row.peak_memory_bytes,
         "report_digest": report.digest,
@@ -109,6 +129,16 @@ def _latency(name: str, found: Latency | None) -> dict[str, Cell]:
             f"{name}_p95_s": None if found is None else found.p95_s,
             f"{name}_samples": None if found is None else found.samples,
             f"{name}_context_tokens": None if found is None else found.context_tokens}
+
+
+def _verdict(found: Verdict | None) -> dict[str, Cell]:
+    return {
+        "verdict": None if found is None else found.kind,
+        "verdict_reason": None if found is None else found.reason,
+        **_spread("accuracy_difference", None if found is None else found.quality),
+        "needs_items": None if found is None else found.needs_items,
+        "needs_trials": None if found is None else found.needs_trials,
+    }
 
 
 def _crossover(found: Crossover | None) -> dict[str, Cell]:

@@ -1,6 +1,6 @@
 """Where the data folders and the cache are: the copy inside the installed package when there is one, else the checkout.
 
-The wheel carries `tasks/`, `hardware/`, `suite/{corpora,models,plans,recipes,sites,workloads}` and `site/` as `jouleboard/_data/...`
+The wheel carries `tasks/`, `hardware/`, `suite/{corpora,factors,models,plans,recipes,sites,workloads}` and `site/` as `jouleboard/_data/...`
 (hatch `force-include`); in a checkout or an editable install they lie two levels above this file. While a bundle is run,
 its declarations stand in for all of them: the variable `JOULEBOARD_BUNDLE` names it, and workers inherit that.
 """
@@ -17,6 +17,7 @@ BUNDLE_VARIABLE = "JOULEBOARD_BUNDLE"
 """Set by `jouleboard run DIR` after it has checked the bundle, and by nobody else."""
 _FOLDERS = {
     "corpora": "suite/corpora",
+    "factors": "suite/factors",
     "models": "suite/models",
     "recipes": "suite/recipes",
     "plans": "suite/plans",
@@ -26,17 +27,19 @@ _FOLDERS = {
     "hardware": "hardware",
     "site": "site",
 }
+_NOT_BUNDLED = frozenset({"site", "factors"})
+"""What decides how results are shown, and not what is computed."""
 
 
 def data_folder(name: str, *, package: Path = _PACKAGE) -> Path:
-    """Return the folder of one kind of data file (`corpora`, `models`, `recipes`, `plans`, `sites`, `workloads`, `tasks`, `hardware`, `site`).
+    """Return the folder of one kind of data file (`corpora`, `factors`, `models`, `recipes`, `plans`, `sites`, `workloads`, `tasks`, `hardware`, `site`).
 
     Args:
         name: a key of the kinds above.
         package: the folder of the import package; only tests pass another one.
     """
     bundle = bundle_folder()
-    if bundle is not None and name != "site":
+    if bundle is not None and name not in _NOT_BUNDLED:
         return bundle / "data" / _FOLDERS[name]
     packaged = package / "_data" / _FOLDERS[name]
     return packaged if packaged.is_dir() else package.parents[1] / _FOLDERS[name]

@@ -60,15 +60,26 @@ def family(report: Report) -> str:
 
 
 def board_key(report: Report, cell: Cell) -> str:
-    """Return what must be equal for two entries to be compared: items, cell, engine, device, method and boundary."""
+    """Return what must be equal for two entries to be compared: items, cell, work, device, method and boundary.
+
+    The engine is none of it: a reader asks what a request costs on a machine, and each variant has a base on its own engine.
+    """
+    return store.digest([_inputs(report), cell, _work(report, cell), _device(report)])[:12]
+
+
+def stack_key(report: Report, cell: Cell) -> str:
+    """Return what must be equal for two engines to be compared: the model, the tokens of each request, device, method and boundary."""
+    return store.digest(["stack", report.model, report.model_weights_sha256, cell, _work(report, cell), _device(report)])[:12]
+
+
+def _work(report: Report, cell: Cell) -> object:
     trials = cell_trials(report, cell)
-    work: object = None
-    if cell.workload == REPLAY:
-        work = report.replay_sha256 if trials else None
-    elif trials:
-        # A workload may be declared anew under its name.
-        work = request_tokens(trials[0])
-    return store.digest([_inputs(report), cell, work, _device(report)])[:12]
+    if not trials:
+        return None
+    # Batches that are computed again are those of one engine at one batch size, and a recipe's own is what it is compared for.
+    # A workload may be declared anew under its name.
+    return [report.replay_sha256, report.engine.planned_batch_size or report.engine.batch_size] if (
+        cell.workload == REPLAY) else request_tokens(trials[0])
 
 
 def _homes(reports: Sequence[Report]) -> _Homes:
@@ -119,6 +130,4 @@ def _device(report: Report) -> list[object]:
     # Where the processor computes, a machine with more cores is another one; beside a GPU they only wait.
     cores = report.environment.logical_cores if engine.device.startswith("cpu") else None
     return [report.hardware_sha256, report.method, report.boundary, report.environment.cpu_model, cores,
-            list(report.environment.devices), engine.threads, *(engine.beside or (engine.name, engine.version)),
-            # A recipe's own batch size is what it is compared for.
-            engine.planned_batch_size or engine.batch_size]
+            list(report.environment.devices), engine.threads]

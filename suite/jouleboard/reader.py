@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jouleboard import check, maintainers, store, tables, trust
+from jouleboard import check, maintainers, tables, trust
 from jouleboard.check import Entry, Findings, Problem
 from jouleboard.declared import Noun
 from jouleboard.errors import DataFileError
@@ -74,7 +74,7 @@ def frame(entries: Sequence[Entry], levels: dict[str, Trust] | None = None) -> p
 
 def items(entry: Entry) -> pd.DataFrame:
     """Return an entry's items as a table of pandas, one row an item, a column for each metric (`score_acc`)."""
-    return _table(tables.items(entry.items or tuple(store.read_items(entry.folder))), tables.ItemRecord)
+    return _table(tables.items(entry.items), tables.ItemRecord)
 
 
 def _table(rows: Sequence[Noun], kind: type[Noun]) -> pd.DataFrame:

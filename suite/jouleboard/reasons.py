@@ -18,6 +18,7 @@ from jouleboard.windows import Gate, Trial
 
 MOST_VOIDS = 3
 """Distinct reasons of void trials that are named."""
+_SIMULATED = "SIMULATED: its energy comes from a simulated device, so it is never ranked or compared"
 _IDLING = ": the device mostly idles, so this measures idling and not the compression; the cost is shown"
 
 
@@ -29,7 +30,7 @@ def valid(report: Report, cell: Cell) -> list[Trial]:
 def incomparable(report: Report, cell: Cell, base: Report | None) -> str | None:
     """Say why costs of this cell may not be held against the base's; None where they may."""
     if report.method == "simulated":
-        return "SIMULATED: its energy comes from a simulated device, so it is never ranked or compared"
+        return _SIMULATED
     if not valid(report, cell):
         return _void(cell_trials(report, cell), "this entry")
     denied = _denied(report, cell)
@@ -72,47 +73,56 @@ def drift(base: Report, cell: Cell) -> float | None:
     return found if isinstance(found, float) else None
 
 
-def unranked(
-    report: Report, *, base: Report | None, bases: Sequence[Report], quality: Estimate | None, cost: Estimate | None,
-    barred: str | None,
-) -> str | None:
-    """Say why an entry has no rank, in words; None where it has one.
+def unjudged(report: Report, *, base: Report | None, bases: Sequence[Report], barred: str | None) -> str | None:
+    """Say why an entry can neither be ranked nor held against its base, in words; None where it can.
 
     Args:
         report: the entry.
         base: its base in its own session, if there.
         bases: its base in every session.
-        quality: its macro quality.
-        cost: what the board is ordered by.
         barred: from `incomparable`.
     """
+    unfit = by_itself(report)
+    if unfit is not None:
+        return unfit
+    if not bases:
+        return "its base is not on this board, so there is nothing to compare it with"
+    return "its base was not measured in the same session" if base is None else barred
+
+
+def by_itself(report: Report) -> str | None:
+    """Say why an entry has neither rank nor verdict, whatever it stands beside; None where nothing of its own is in the way."""
     if report.failure is not None:
         task = "" if report.failure.task is None else f" of {report.failure.task}"
         return f"failed in {report.failure.phase}{task} ({report.failure.code}): {report.failure.reason}"
     if report.method == "simulated":
-        return barred
+        return _SIMULATED
     if report.status != "complete":
         return "the run was interrupted before its energy trials were complete"
-    held = _withheld(report)
-    if held is not None:
-        return held
-    if not bases:
-        return "its base is not on this board, so there is nothing to compare it with"
-    if base is None:
-        return "its base was not measured in the same session"
-    if barred is not None:
-        return barred
+    return withheld(report)
+
+
+def unplaced(quality: Estimate | None, cost: Estimate | None) -> str | None:
+    """Say why an entry that nothing else is in the way of has no place on a board; None where it has one.
+
+    Args:
+        quality: its macro quality.
+        cost: what the board is ordered by.
+    """
     if quality is None:
         return "no task on which the base is clearly above chance"
+    if quality.low is None or quality.low <= 0:
+        return "its own answers are not clearly above chance"
     return "no cost was measured" if cost is None else None
 
 
-def _withheld(report: Report) -> str | None:
-    withheld = sorted({result.withheld for result in report.tasks if result.withheld is not None})
-    if scores.BASE_GRID in withheld:
+def withheld(report: Report) -> str | None:
+    """Say why the quality of an entry is withheld; None where it is shown."""
+    codes = sorted({result.withheld for result in report.tasks if result.withheld is not None})
+    if scores.BASE_GRID in codes:
         return (f"quality withheld (base-grid): the base's published weights were already {report.prior_quantisation}, "
                 "so a quantiser that coarse lands on the same grid and looks lossless; the cost is shown")
-    return f"quality withheld ({', '.join(withheld)})" if withheld else None
+    return f"quality withheld ({', '.join(codes)})" if codes else None
 
 
 def badges(report: Report, cell: Cell) -> tuple[str, ...]:

@@ -5,12 +5,19 @@ Every number is derived again at each build from the raw records of the reports;
 
 from __future__ import annotations
 
+from typing import Literal
+
+from jouleboard.cascaderows import Derived
 from jouleboard.costmodel import Crossover, Fit
 from jouleboard.declared import Boundary, Method, Noun
 from jouleboard.declared_tasks import Metric
 from jouleboard.estimates import Estimate
+from jouleboard.factors import Worth
 from jouleboard.records import Report
+from jouleboard.statistics.evidence import Verdict
 
+BoardKind = Literal["variants", "stacks"]
+"""What a board compares: variants that answered the same items, or engines that computed the same tokens of one model."""
 REPLAY = "replay"
 """The workload that computes the recorded batches of the quality pass again; every other one serves requests."""
 
@@ -41,6 +48,43 @@ class Latency(Noun, frozen=True, kw_only=True):
     """Of decode steps: the prompt behind which they were timed."""
 
 
+class PerCorrect(Noun, frozen=True, kw_only=True):
+    """Cost of a correct answer: `per_token` x `tokens_per_answer` / `share_correct`, in the unit of the board."""
+
+    per_token: float
+    tokens_per_answer: float
+    """Tokens that went through the model for an item, on average over the tasks with signal."""
+    share_correct: float
+    """Macro accuracy, guessed answers among them."""
+    value: Estimate
+
+
+class WithBase(Noun, frozen=True, kw_only=True):
+    """What became of the base's answers, over the tasks that count, each of the same weight."""
+
+    retention: float | None
+    """Macro accuracy over that of the base; None where the base has none."""
+    lost_share: float | None
+    """Of all items: the base was right, the variant is wrong; None where scores are not right or wrong."""
+    gained_share: float | None
+    """The other way round: an accuracy that stays the same may hide both (Dutta et al. 2024)."""
+    divergence_nats: float | None
+    """Mean KL(base || variant) an item over the probabilities of its choices; None where no task has choices."""
+
+
+class BreakEven(Noun, frozen=True, kw_only=True):
+    """When the cost of making a variant is saved again."""
+
+    bill: float
+    """Of making the variant, in the unit of the board."""
+    saving: Estimate
+    """Of each request."""
+    requests: Estimate | None
+    """None where the saving is not clearly above zero; an upper bound of None: it may never be saved again."""
+    days: Estimate | None
+    """At `REQUESTS_A_DAY`."""
+
+
 class Row(Noun, frozen=True, kw_only=True):
     """One entry on a board, which is one cell of it. `_per_ktoken` means per 1,000 tokens that went through the model, padding left out."""
 
@@ -65,7 +109,7 @@ class Row(Noun, frozen=True, kw_only=True):
     energy_j_per_ktoken: Estimate | None
     """Measured joules, or the power model's estimate on CPU-time boards (then the bounds are its uncertainty)."""
     energy_is_estimate: bool
-    quality_per_kilojoule: Estimate | None
+    quality_per_kilojoule: Estimate | None = None
     """Macro quality over kilojoules per request (of `replay`: per 1,000 tokens): the headline, an estimate on CPU-time
     boards, None where energy is simulated."""
     prefill_cpu_s_per_ktoken: dict[int, float]
@@ -92,6 +136,32 @@ class Row(Noun, frozen=True, kw_only=True):
     """Against the base, for requests of this cell; None for the base, for `replay`, and where nothing may be compared."""
     provisional: tuple[str, ...] = ()
     """Why these figures are provisional, in words."""
+    tier: int | None = None
+    """Band of a tenth of macro quality (`rowquality.tier`); None without a rank. Ranks order inside a tier."""
+    tiers_reached: tuple[int, int] | None = None
+    """Lowest and highest tier that the interval of the quality reaches into: where they differ, so may the tier."""
+    rank_low: int | None = None
+    """Best and worst rank in the tier by a simultaneous 95 % set; None where a cost has no interval, or the board is too large."""
+    rank_high: int | None = None
+    frontier_share: float | None = None
+    """Probability that no other ranked row of the board is better in both cost and quality, from joint draws with a fixed seed."""
+    verdict: Verdict | None = None
+    """How the variant stands to its base; None for the base, and where its base is not on the board."""
+    with_base: WithBase | None = None
+    """None for the base, and where no items pair."""
+    accuracy: Estimate | None = None
+    """Macro mean of the primary metrics of the tasks with signal, not corrected for chance."""
+    cost_per_item: Estimate | None = None
+    """Of `replay`: cost of an eval item, by the tokens that an item is, in the unit of the board; scoring is no serving."""
+    per_correct: PerCorrect | None = None
+    per_prompt_token: float | None = None
+    """Of serving: what a prompt token adds to a request by the fitted model at this batch, in the unit of the board; None where it was
+    not probed."""
+    per_output_token: float | None = None
+    break_even: BreakEven | None = None
+    """Of a variant that costs less than its base: what making it cost, over what each request saves."""
+    worth: Worth | None = None
+    """1,000 requests as carbon, cost and charges, by declared factors: a view, an estimate where joules are."""
     base_drift: float | None = None
     """How far the first and last trial of the base are apart in this cell, as a share: a cost ratio that is no farther from
     1 is no difference. None for the base, and where it is not known."""
@@ -110,6 +180,20 @@ class Row(Noun, frozen=True, kw_only=True):
     def headline_cost(self) -> Estimate | None:
         """What the board is ordered by: the cost per request, of `replay` the cost per 1,000 tokens."""
         return self.cost_per_ktoken if self.workload == REPLAY else self.cost_per_request
+
+
+class IsoQuality(Noun, frozen=True, kw_only=True):
+    """The least cost at a floor of quality."""
+
+    floor: float
+    """Of macro quality."""
+    entry: str
+    """Of the ranked row with the least cost among those whose quality is at or above the floor."""
+    cost: Estimate
+    certain: bool
+    """Whether the lower bound of its quality is at or above the floor too."""
+    runner_up: str | None
+    """The next one in cost."""
 
 
 class Board(Noun, frozen=True, kw_only=True):
@@ -133,6 +217,14 @@ class Board(Noun, frozen=True, kw_only=True):
     prompt_tokens: int | None = None
     """Of each request; None for `replay`."""
     output_tokens: int | None = None
+    kind: BoardKind = "variants"
+    iso_quality: tuple[IsoQuality, ...] = ()
+    """One for each floor of a tier that a ranked row reaches, the highest first."""
+    least_difference: float | None = None
+    """Difference in macro accuracy, in absolute terms, that a paired comparison of this many items finds with 80 % power; None where no
+    pair is on the board."""
+    cascades: tuple[Derived, ...] = ()
+    """Derived, not measured: small variant first, its base where it is unsure (`derived.with_cascades`)."""
 
     @property
     def is_serving(self) -> bool:

@@ -27,6 +27,11 @@ SHARES: frozenset[Metric] = frozenset({
 in part: its variance is smaller than that of a trial, so the interval is too wide there, never too narrow."""
 BY_INSTRUCTION: frozenset[Metric] = frozenset({"inst_level_strict_acc", "inst_level_loose_acc"})
 """Shares of instructions, of which an item has several: one for each of its `targets`."""
+ACCURACIES: frozenset[Metric] = frozenset({
+    "acc", "acc_norm", "mc2", "exact_match", "f1", "pass@1", "contains", "prompt_level_strict_acc", "prompt_level_loose_acc",
+    "inst_level_strict_acc", "inst_level_loose_acc", "end_state",
+})
+"""Metrics that say how much of what was asked was answered right, from 0 to 1: those that a macro quality averages."""
 WILSON_BELOW = 300
 Z95 = NormalDist().inv_cdf(0.975)
 BASE_GRID = "base-grid"

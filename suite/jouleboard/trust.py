@@ -19,6 +19,7 @@ from jouleboard.declared import Cell
 from jouleboard.estimates import Estimate
 from jouleboard.placing import cell_trials, subject
 from jouleboard.records import Item, Report
+from jouleboard.statistics import intervals
 
 
 class Level(enum.IntEnum):
@@ -135,7 +136,7 @@ def _ratios(first: Report, first_base: Report, second: Report, second_base: Repo
 def _ratio(report: Report, base: Report, cell: Cell) -> Estimate | None:
     spent = [[costs.headline_cost(trial, cpu_time=report.method == "model") for trial in cell_trials(one, cell) if trial.void is None]
              for one in (report, base)]
-    return costs.ratio(spent[0], spent[1])
+    return intervals.cost_ratio(spent[0], spent[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
