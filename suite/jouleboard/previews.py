@@ -2,7 +2,7 @@
 
 Example::
 
-    ## Agent at batch 1, NVIDIA H100 SXM5 80 GB
+    ## NVIDIA H100 SXM5 80 GB: agent at batch 1
     | entry | rank before | rank after |
     | --- | --- | --- |
     | smollm2-135m-instruct / int8-weight-only | new | 2 |
@@ -28,8 +28,12 @@ def lines(before: Sequence[Board], after: Sequence[Board]) -> list[str]:
     for board in after:
         rows = _changed(known.get(board.key), board)
         if rows:
-            found += [f"## {_plain(board.title)}", "| entry | rank before | rank after |", "| --- | --- | --- |", *rows, ""]
+            found += [f"## {_plain(board.title)}: {_plain(_cell(board))}", "| entry | rank before | rank after |", "| --- | --- | --- |", *rows, ""]
     return found or ["No rank changes."]
+
+
+def _cell(board: Board) -> str:
+    return board.workload if board.batch is None else f"{board.workload} at batch {board.batch}"
 
 
 def _changed(before: Board | None, after: Board) -> list[str]:
