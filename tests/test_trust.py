@@ -199,5 +199,17 @@ def test_a_dry_run_makes_no_folder(entry: Path, tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "out").exists()
 
 
+def test_every_row_and_entry_of_a_site_says_how_far_it_may_be_believed(entry: Path, tmp_path: Path) -> None:
+    assert cli.main(["build", "--reports", str(tmp_path / "reports"), "--out", str(tmp_path / "site")]) == 0
+    pages = list((tmp_path / "site" / "entries").rglob("index.html"))
+    assert len(pages) == 2
+    for page in pages:
+        assert "Trust L1" in page.read_text()
+        assert f"Proposed by {genuine.SUBMITTER}" in page.read_text()
+    front = (tmp_path / "site" / "index.html").read_text()
+    assert front.count("Trust L1") >= 3
+    assert trust.WORDS[Level.RECORDS] in front
+
+
 def test_every_level_is_explained() -> None:
     assert set(trust.WORDS) == set(Level)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from jouleboard import branch, paths, store
+from jouleboard import branch, maintainers, paths, store, trust
 from jouleboard import check as checker
 from jouleboard.errors import PlanError
+from jouleboard.trust import Published, Trust
 
 
 def check(where: Sequence[Path], *, as_json: bool, base: str | None = None) -> int:
@@ -82,10 +83,15 @@ def build(reports: Path | None, out: Path, factors: str = "world") -> int:
     boards = derived.with_cascades(rank.boards(loaded.entries, factors=declared), loaded.entries)
     folders = {entry.name: entry.folder for entry in loaded.entries}
     refused = sorted({problem.file for problem in loaded.problems})
-    pages = publish.publish(boards, out, folders=folders, problems=refused)
+    pages = publish.publish(boards, out, folders=folders, problems=refused, trust=_trust(loaded, root))
     print(f"{len(loaded.entries)} entries on {len(boards)} board(s), {len(pages)} files; {len(refused)} file(s) refused")
     print(f"open {out / 'index.html'}")
     return 1 if loaded.problems else 0
+
+
+def _trust(loaded: checker.Findings, root: Path) -> dict[str, Trust]:
+    published = [Published(report=entry.report, recomputed=entry.recomputed) for entry in loaded.entries]
+    return trust.levels(published, maintainers.read(root))
 
 
 def preview(where: Path, base: str, out: Path) -> int:
@@ -106,7 +112,7 @@ def preview(where: Path, base: str, out: Path) -> int:
     boards = rank.boards(loaded.entries)
     lines = previews.lines(rank.boards(old), boards)
     publish.publish(boards, out, folders={entry.name: entry.folder for entry in loaded.entries},
-                    problems=sorted({problem.file for problem in loaded.problems}))
+                    problems=sorted({problem.file for problem in loaded.problems}), trust=_trust(loaded, found.reports))
     store.write_atomic(out / "ranks.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
     print(f"open {out / 'index.html'}")

@@ -29,7 +29,8 @@ examples:
   jouleboard check runs/quick                           recompute every figure from the raw records
   jouleboard compare runs/quick/int8-weight-only        beside its base: answers, costs, and the verdict in one sentence
   jouleboard build --reports runs/quick --out _site     the leaderboard; open _site/index.html
-  jouleboard submit runs/quick                          into reports/, and the git commands that propose it
+  jouleboard submit runs/full --submitter NAME          into reports/, and the git commands that propose it
+  jouleboard reproduce reports/HARDWARE/MODEL/RECIPE/ENTRY    run a published entry's plan again, and compare
 """
 WALL_EXAMPLE = """\
 example of a log (also with `;` between fields, Unix seconds, `power_w`, further columns):
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cli_run.add(commands)
     cli_run.add_reproduce(commands)
+    cli_entries.add(commands)
     build = commands.add_parser("build", help="build the static leaderboard from reports",
                                 description="Build the static site from reports. Reports that do not pass `check` are "
                                 "left out and named.")
@@ -70,7 +72,6 @@ def parser() -> argparse.ArgumentParser:
                        "(default: world); they order nothing")
     build.set_defaults(function=_build)
     cli_compare.add(commands)
-    cli_entries.add(commands)
     cli_cluster.add(commands)
     doctor = commands.add_parser("doctor", help="what can be measured here, and why not more",
                                  description="Say what can be measured on this machine, why not more, and what would "

@@ -36,6 +36,7 @@ from jouleboard.errors import JouleboardError
 from jouleboard.paths import data_folder
 from jouleboard.records import FileDigest
 from jouleboard.rows import Board, Row
+from jouleboard.trust import Trust
 
 MARKER = ".jouleboard-site"
 """A file that only a build of ours leaves: without it a folder is never replaced."""
@@ -56,7 +57,8 @@ class RawFile:
 
 
 def publish(
-    boards: Sequence[Board], out: Path, *, folders: Mapping[str, Path] | None = None, problems: Sequence[str] = ()
+    boards: Sequence[Board], out: Path, *, folders: Mapping[str, Path] | None = None, problems: Sequence[str] = (),
+    trust: Mapping[str, Trust] | None = None,
 ) -> list[Path]:
     """Render the site into a folder, all of it or nothing.
 
@@ -65,6 +67,7 @@ def publish(
         out: the folder to make; a former site there is replaced, anything else refused.
         folders: where the raw files of each entry (`Row.entry`) are, to be copied beside its page.
         problems: what was left out and why, a line each (`relative/path: field: what`); listed on the front page.
+        trust: how far each entry may be believed, by its digest; shown in every row.
 
     Returns:
         The files of the site, sorted.
@@ -77,6 +80,7 @@ def publish(
     _refuse(out)
     with storage.within(out.parent), _beside(out) as fresh:
         site = _Site(root=fresh, env=environment())
+        site.env.globals["trust"] = dict(trust or {})
         site.write(MARKER, MARKER_TEXT)
         _static(site)
         _pages(site, boards, folders or {}, problems)
@@ -95,6 +99,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    env.globals["trust"] = {}
     env.filters |= formats.FILTERS | {"standing": views.standing, "trial_cost": costs.headline_cost}
     return env
 

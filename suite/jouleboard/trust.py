@@ -155,6 +155,16 @@ class Trust:
     reproduced_by: tuple[str, ...] = ()
     """Digests of the entries that reproduce it."""
 
+    @property
+    def code(self) -> str:
+        """As a page names it: `L2`."""
+        return self.level.code
+
+    @property
+    def words(self) -> str:
+        """What that means, in a sentence."""
+        return WORDS[self.level]
+
 
 def levels(entries: Sequence[Published], maintainers: Collection[str]) -> dict[str, Trust]:
     """Return the level of each entry by its digest.
