@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import rfc8785
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jouleboard import itemline, merkle, store, strictjson
@@ -29,7 +29,7 @@ items = st.builds(
     stopped=st.none() | st.sampled_from(["stop", "length"]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(items)
 def test_an_item_s_line_is_that_of_the_library(item: Item) -> None:
     plain = msgspec.to_builtins(item)
@@ -37,7 +37,7 @@ def test_an_item_s_line_is_that_of_the_library(item: Item) -> None:
     assert itemline.canonical(item, digest="") == rfc8785.dumps(plain | {"digest": ""})
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(numbers | st.integers(-2**53 + 1, 2**53 - 1))
 def test_a_number_is_that_of_the_library(value: float) -> None:
     assert itemline.number(value).encode() == rfc8785.dumps(value)
@@ -61,11 +61,13 @@ def by_the_rfc(leaves: Sequence[bytes]) -> bytes:
     return hashlib.sha256(b"\1" + by_the_rfc(leaves[:size]) + by_the_rfc(leaves[size:])).digest()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.binary(max_size=8), max_size=40))
 def test_a_merkle_root_is_that_of_the_rfc(leaves: list[bytes]) -> None:
     assert merkle.root(leaves) == by_the_rfc(leaves).hex()
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.binary(max_size=8), min_size=2, max_size=12, unique=True), st.data())
 def test_another_order_has_another_root(leaves: list[bytes], data: st.DataObject) -> None:
     other = data.draw(st.permutations(leaves))
@@ -76,14 +78,14 @@ json_values = st.recursive(st.none() | st.booleans() | st.integers(-2**53, 2**53
                            lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=20)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(json_values)
 def test_strict_json_reads_what_plain_json_does(value: object) -> None:
     data = msgspec.json.encode(value)
     assert strictjson.loads(data, Path("x")) == value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_are_read_or_refused_with_a_code(data: bytes) -> None:
     code = None

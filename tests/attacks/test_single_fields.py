@@ -137,7 +137,7 @@ def test_most_fields_are_refused_and_by_more_than_one_rule(outcomes: list[Outcom
     assert len({code for one in outcomes for code in one.codes}) > 25
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_a_report_written_read_and_written_again_is_the_same_bytes(originals, tmp_path: Path, data: st.DataObject) -> None:
     raw = json.loads((originals[data.draw(st.sampled_from(["gpu", "cpu"]))] / store.REPORT).read_bytes())
