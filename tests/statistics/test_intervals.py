@@ -89,6 +89,16 @@ def test_a_share_has_the_wilson_interval_of_statsmodels(n: int, data: st.DataObj
     assert bounds(found) == pytest.approx(proportion_confint(right, n, method="wilson"), abs=1e-10)
 
 
+@pytest.mark.parametrize(("n", "least"), [(50, 0.92), (300, 0.94)])
+def test_wilsons_interval_holds_95_percent_on_average_over_shares_and_never_much_less(n: int, least: float) -> None:
+    # Exactly, from the binomial distribution: it goes up and down with the share (Brown, Cai and DasGupta 2001).
+    limits = np.array([bounds(intervals.share([1.0] * right + [0.0] * (n - right))) for right in range(n + 1)])
+    held = [float(stats.binom.pmf(np.arange(n + 1), n, p)[(limits[:, 0] <= p) & (limits[:, 1] >= p)].sum())
+            for p in np.arange(0.3, 0.99, 0.01)]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.002)
+    assert min(held) > least
+
+
 def test_a_share_over_clusters_counts_as_few_independent_items() -> None:
     # 40 clusters of 5 items that are all right or all wrong: as much as 40 items. The sample variance is 40 / 39 of that of a share,
     # and 199 / 200 of the variance of items alone. Ten clusters are wrong, which leaves nine degrees of freedom.

@@ -214,6 +214,13 @@ def test_sides_that_agree_on_every_item_of_few_clusters_are_uncertain(base: tupl
     assert high > 0.5
 
 
+def test_scores_that_all_fall_alike_are_as_uncertain_as_items_that_do() -> None:
+    # 0.1 less each, but for rounding: no spread to go by. As 40 items of which four are lost; their t has 39 degrees of freedom.
+    base = tuple(0.3 + 0.015 * place for place in range(40))
+    found = limits(numbers(40, base=base, variant=tuple(one - 0.1 for one in base)))
+    assert found == pytest.approx(paired.tango(lost=4, gained=0, n=40, z=float(stats.t.ppf(0.975, 39))), abs=1e-9)
+
+
 def test_items_of_one_source_have_no_interval_and_no_p_value() -> None:
     found = paired.macro([pair(3, 9, 20, 20, clusters=("a",) * 52)])
     assert found.limits().low is None
