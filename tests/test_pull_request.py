@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jouleboard import cli, maintainers, previews
+from jouleboard import check, cli, maintainers, previews
 from jouleboard.errors import DataFileError
 from tests import factory, genuine
 
@@ -156,6 +156,7 @@ def test_maintainers_are_accounts_and_nothing_else(tmp_path: Path) -> None:
         (tmp_path / maintainers.FILE).write_text(text)
         with pytest.raises(DataFileError):
             maintainers.read(tmp_path)
+        assert [problem.file for problem in check.check_all(tmp_path).problems] == [str(tmp_path / maintainers.FILE)]
 
 
 @pytest.mark.parametrize("name", ["PULL_REQUEST_TEMPLATE.md", "CODEOWNERS", "ISSUE_TEMPLATE/entry.yaml", "ISSUE_TEMPLATE/bug.yaml"])

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jouleboard import check_place, gate_facts, manifests, merkle, store, traces, trust
+from jouleboard import check_place, gate_facts, maintainers, manifests, merkle, store, traces, trust
 from jouleboard.answers import Answers, of_entry
 from jouleboard.check_bounds import check_bounds
 from jouleboard.check_copies import Index
@@ -95,6 +95,10 @@ def check_all(reports: Path, options: Options = Options()) -> Findings:
         findings.checked += 1
         findings.problems += [] if problem is None else [problem]
     if reports.is_dir():
+        try:
+            maintainers.read(reports)
+        except DataFileError as error:
+            findings.problems.append(from_error(error, reports / maintainers.FILE))
         _check_into(findings, [(reports, reports)], options)
     return findings
 
@@ -211,7 +215,7 @@ def _check_entry(
         if root != report.merkle_root:
             yield at("merkle_root", "merkle", f"stored {report.merkle_root}, recomputed {root}", "publish it with `jouleboard submit`")
     yield from _check_trace(path, report, trace, at)
-    yield from _check_published(path, report)
+    yield from check_place.check_simulated(path, report)
 
 
 def check_report(
@@ -291,11 +295,3 @@ def _check_trace(path: Path, report: Report, lines: Sequence[bytes], at: Make) -
         return
     yield from check_gates(report, samples, at)
     yield from check_rows(report, gate_facts.as_stored(samples), at)
-
-
-def _check_published(path: Path, report: Report) -> Iterator[Problem]:
-    """Simulated joules have no place where entries are published from."""
-    simulated = report.method == "simulated" or (report.profile is not None and report.profile.category == "simulated")
-    if simulated and check_place.published_root(path) is not None:
-        yield at_file(path)("method", "simulated", f"{report.method} in a folder `{PUBLISHED}`",
-                            "take it out of the folder: it shows that the software works and is no measurement")

@@ -116,3 +116,10 @@ def check_place(path: Path, report: Report, stored_digest: str, at: Make) -> Ite
     if found != wanted:
         yield at("(the folder)", "place", f"{'/'.join(found)[:200]}, the report belongs in {'/'.join(wanted)}", "publish it with `jouleboard submit`")
 
+
+def check_simulated(path: Path, report: Report) -> Iterator[Problem]:
+    """Simulated joules have no place where entries are published from."""
+    simulated = report.method == "simulated" or (report.profile is not None and report.profile.category == "simulated")
+    if simulated and published_root(path) is not None:
+        yield at_file(path)("method", "simulated", f"{report.method} in a folder `{PUBLISHED}`",
+                            "take it out of the folder: it shows that the software works and is no measurement")
