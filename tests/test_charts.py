@@ -507,3 +507,12 @@ def test_only_the_hub_is_linked(source: dict[str, str], link: str | None) -> Non
 )
 def test_shares_as_per_cent(value: float, expected: str) -> None:
     assert formats.percent(value) == expected
+
+
+def test_the_cheapest_variant_is_named_whatever_its_tier() -> None:
+    (board,) = rank.boards(factory.family(n=200))
+    assert [row.report.recipe for row in board.ranked if not row.is_base] == ["int8-weights", "drop-6-layers"]
+    found = views.headline(board)
+    assert found.row is not None
+    assert found.row.report.recipe == "drop-6-layers"
+    assert found.kind == "cheaper"

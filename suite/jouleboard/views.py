@@ -6,6 +6,7 @@ a board whose cheapest variant needs 0.78 of its base's CPU time is `Headline(ki
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -238,7 +239,8 @@ def headline(board: Board) -> Headline:
     """Compare the least costly ranked variant with its own base."""
     rows = (*board.ranked, *board.unranked)
     compared = [row for row in rows if row.cost_ratio and not row.is_base]
-    best = next((row for row in board.ranked if not row.is_base), None)
+    # Ranks order inside tiers, so the first row is not the cheapest.
+    best = min((row for row in board.ranked if not row.is_base), key=_headline_cost, default=None)
     base = next((row for row in rows if row.is_base and (best is None or _session(row) == _session(best))), None)
     kind = "simulated" if board.is_simulated and rows else _headline_kind(rows, best, base)
     ours, theirs = best.quality if best else None, base.quality if base else None
@@ -252,6 +254,10 @@ def headline(board: Board) -> Headline:
         costlier=sum(standing(row) == "more" for row in compared),
         drift=best.base_drift if best and standing(best) == "drift" else None,
     )
+
+
+def _headline_cost(row: Row) -> tuple[float, str]:
+    return math.inf if row.headline_cost is None else row.headline_cost.value, row.entry
 
 
 def _session(row: Row) -> tuple[str, str | None, str]:
