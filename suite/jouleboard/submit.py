@@ -64,11 +64,12 @@ def submit(run: Path, reports: Path | None, wishes: Wishes) -> int:
         PlanError: there is nothing to publish, an entry may not be, or a target is taken by something else.
     """
     root = _reports(reports)
-    _require_account(wishes.submitter)
     entries = _checked(run)
     if entries is None:
         return 1
     _refuse(entries, wishes)
+    # What may not be published at all is said before who would do it is asked.
+    _require_account(wishes.submitter)
     found = sort(entries, root)
     for line in found.left_out:
         print(f"left out  {line}")
