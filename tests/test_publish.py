@@ -612,7 +612,7 @@ def test_wide_tables_scroll_in_a_region_that_the_keyboard_reaches(name: str, req
     for page in pages(request.getfixturevalue(name)).values():
         for table in page.xpath("//table"):
             parent = table.getparent()
-            assert (parent.get("role"), parent.get("tabindex")) == ("region", "0")
+            assert (parent.get("role"), parent.get("tabindex")) == ("group", "0")
             assert parent.get("aria-labelledby") or parent.get("aria-label")
 
 
@@ -792,7 +792,7 @@ def test_drawings_keep_their_size_in_a_region_that_the_keyboard_reaches(serving_
     assert len(found) > 3
     for one in found:
         region = one.getparent()
-        assert (region.get("class"), region.get("role"), region.get("tabindex")) == ("chart-scroll", "region", "0")
+        assert (region.get("class"), region.get("role"), region.get("tabindex")) == ("chart-scroll", "group", "0")
         assert region.get("aria-label")
     style = (serving_site / "static" / "style.css").read_text()
     assert style.count("min-width: 34rem") == 3

@@ -44,7 +44,7 @@
         const factor = index && against && text !== null ? against(row, rows[0]) : "";
         return el("td", {}, text === null ? el("span", { class: "none" }, word("unmeasured")) : el("span", { class: "num" }, text), factor ? el("span", { class: "sub" }, factor) : null);
       })));
-    result.replaceChildren(el("div", { class: "scroll", role: "region", tabindex: "0", "aria-labelledby": "h-compared" },
+    result.replaceChildren(el("div", { class: "scroll", role: "group", tabindex: "0", "aria-labelledby": "h-compared" },
       el("table", {}, el("caption", { class: "visually-hidden" }, word("compare-caption")), el("thead", {}, head), el("tbody", {}, ...body))),
     el("p", { class: "key" }, word("compare-key")));
   }

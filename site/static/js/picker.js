@@ -81,7 +81,7 @@
       cell(`${sig(one.cost)} ${board.cpu ? "CPU-s" : "J"}`), cell(one.day === null ? null : `${sig(one.day)} Wh`), cell(one.first === null ? null : `${sig(one.first * 1000, 2)} ms`),
       cell(one.next === null ? null : `${sig(one.next * 1000, 2)} ms`), cell(one.row.memory === undefined ? null : `${jouleboard.megabytes(one.row.memory)} MB`),
       cell(one.row.quality ? `${one.row.quality[3]} ${one.row.quality[4] || ""}` : null)));
-    return el("div", { class: "scroll", role: "region", tabindex: "0", "aria-labelledby": "h-picked" },
+    return el("div", { class: "scroll", role: "group", tabindex: "0", "aria-labelledby": "h-picked" },
       el("table", {}, el("caption", { class: "visually-hidden" }, word("picked-caption")), el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...body)));
   }
 
