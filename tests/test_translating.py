@@ -45,7 +45,7 @@ def heard() -> dict[str, set[str]]:
 
 def is_prose(text: str) -> bool:
     """Whether a text is a phrase and no code word, unit or name."""
-    return bool(re.search(r"[A-Za-z]{3,} [A-Za-z]{2,}|^[A-Z][a-z]{3,}", text)) and not re.fullmatch(r"[a-z0-9_.,: -]*[a-z0-9]+_[a-z0-9_.-]*|.*(self|nofollow|verdict-|badge-|class-).*", text)
+    return bool(re.search(r"[A-Za-z]{3,} [A-Za-z]{2,}|^[A-Z][a-z]{3,}", text)) and not re.fullmatch(r"[a-z0-9_.,: -]*[a-z0-9]+_[a-z0-9_.-]*|.*(self|nofollow|verdict-|badge-|class-).*|jouleboard .*|light dark|Jouleboard|Parquet", text)
 
 
 def test_texts_between_tags_are_translated_and_the_space_around_them_stays() -> None:
