@@ -32,25 +32,38 @@ def check(where: Sequence[Path], *, as_json: bool) -> int:
     return 1 if found.problems else 0
 
 
-def build(reports: Path | None, out: Path, factors: str = "world") -> int:
-    """Build the site from every report that passes the check."""
-    from jouleboard import catalogue, publish, rank  # noqa: PLC0415
+def build(reports: Path | None, out: Path, factors: str = "world", *, address: str = "") -> int:
+    """Build the site from every report that passes the check; nothing is done where nothing has changed since the last time.
+
+    Args:
+        reports: the folder of reports; None: that of the checkout.
+        out: where the site goes.
+        factors: a declared id, or a file.
+        address: where the site will be published; empty: not known.
+    """
+    from jouleboard import catalogue, publish, rank, sitestamp  # noqa: PLC0415
     from jouleboard import check as checker  # noqa: PLC0415
     from jouleboard.factors import Factors  # noqa: PLC0415
 
-    declared = catalogue.read_yaml(Path(factors), Factors) if factors.endswith((".yaml", ".yml")) else catalogue.load(
-        "factors", factors, Factors)
-
+    own = Path(factors) if factors.endswith((".yaml", ".yml")) else None
+    declared = catalogue.load("factors", factors, Factors) if own is None else catalogue.read_yaml(own, Factors)
     root = reports or _default_reports()
     if not root.is_dir():
         raise PlanError("does not exist", file=root, field="--reports", remedy="name a folder of reports")
+    stamp = sitestamp.of(root, settings=[factors, address], extra=[] if own is None else [own])
+    if sitestamp.is_current(out, stamp):
+        print(f"nothing changed since {out} was built")
+        return 0
     loaded = checker.load_entries(root)
     for problem in loaded.problems:
         print(checker.render(problem), file=sys.stderr)
     boards = rank.boards(loaded.entries, factors=declared)
     folders = {entry.name: entry.folder for entry in loaded.entries}
     refused = sorted({problem.file for problem in loaded.problems})
-    pages = publish.publish(boards, out, folders=folders, problems=refused)
+    pages = publish.publish(boards, out, folders=folders, problems=refused, address=address)
+    if not loaded.problems:
+        # With problems the next build names them again.
+        sitestamp.keep(out, stamp)
     print(f"{len(loaded.entries)} entries on {len(boards)} board(s), {len(pages)} files; {len(refused)} file(s) refused")
     print(f"open {out / 'index.html'}")
     return 1 if loaded.problems else 0

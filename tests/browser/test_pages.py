@@ -96,10 +96,10 @@ def test_the_language_switch_leads_to_the_same_page_and_back(browser: Browser, s
 
 def test_a_chinese_page_has_no_long_english_sentence_of_ours(browser: Browser, site: Path) -> None:
     """Names and reasons that stand in the records stay as they were recorded; they are marked or short."""
-    script = """() => { const found = []; const walk = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+    script = r"""() => { const found = []; const walk = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
         while (walk.nextNode()) { const node = walk.currentNode; const parent = node.parentElement;
           if (parent.closest("code, pre, [lang=en], template, noscript, script")) continue;
-          const text = node.textContent.trim(); if (/^[A-Za-z ,.;:’()%0-9-]{40,}$/.test(text)) found.push(text); } return found; }"""
+          const text = node.textContent.trim(); if (/^[A-Za-z ,.;:()\u2019%0-9-]{40,}$/.test(text)) found.push(text); } return found; }"""
     left: dict[str, list[str]] = {}
     for kind, name in sites.kinds(site).items():
         with opened(browser, (site / "zh" / name).as_uri()) as (page, _):
