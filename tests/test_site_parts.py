@@ -31,6 +31,7 @@ from jouleboard import (
     rank,
     referenceviews,
     serving,
+    sharing,
     sitefolder,
     sitestamp,
     techniques,
@@ -408,6 +409,33 @@ def test_options_of_the_build_that_make_no_sense_are_refused(words: list[str], c
     with pytest.raises(SystemExit):
         cli.parser().parse_args(["build", *words])
     assert "is not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_jobs_that_are_shared_out_are_all_done_once(processes: int) -> None:
+    found = sharing.shared(range(20), lambda mine: {one: one**2 for one in mine}, processes=processes)
+    assert len(found) == processes
+    assert sorted(key for share in found for key in share) == list(range(20))
+
+
+def test_the_error_of_a_child_is_raised_in_the_parent() -> None:
+    def work(mine: Any) -> list[int]:
+        if 1 in mine:
+            raise ValueError("one is wrong")
+        return list(mine)
+
+    with pytest.raises(ValueError, match="one is wrong"):
+        sharing.shared(range(4), work, processes=2)
+
+
+def test_pages_that_are_shared_out_are_the_same_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jouleboard import publish
+
+    test_publish.no_drawing(monkeypatch)
+    publish.publish([factory.board()], tmp_path / "one")
+    monkeypatch.setattr(sharing, "processes", lambda _: 2)
+    publish.publish([factory.board()], tmp_path / "two")
+    assert test_publish.contents(tmp_path / "one") == test_publish.contents(tmp_path / "two")
 
 
 # --- vendored files ---------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_every_placeholder_of_a_text_is_in_its_translation() -> None:
 def test_a_chinese_page_is_marked_as_such_and_an_english_one_too(tmp_path: Path) -> None:
     env = {one.code: sitefolder.environment(one) for one in translating.LANGUAGES}
     site = sitefolder.Site(root=tmp_path, envs=env)
-    site.page("404.html", "404.html.j2")
+    site.page("404.html", "404.html.j2", inputs="")
     for name, tag in (("404.html", "en"), ("zh/404.html", "zh-Hans")):
         page = html.parse(str(tmp_path / name)).getroot()
         assert page.get("lang") == tag

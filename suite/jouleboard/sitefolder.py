@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -88,16 +89,18 @@ class Site:
         self.write(name, make())
         self.made[name] = Made(inputs=key, sha256=_sha(path.read_bytes()))
 
-    def page(self, name: str, template: str, *, inputs: str | None = None, **values: object) -> None:
+    def page(self, name: str, template: str, *, inputs: str, later: Callable[[], dict[str, object]] = dict, **values: object) -> None:
         """Render one page in every language.
 
         Args:
             name: of the English page, below the root.
             template: its template. It sees `root` (the way to the root), `home` (the way to the front page of its language),
                 `language`, and `others` (the same page in the other languages).
-            inputs: digest of all that the values say; None: it is rendered at each build.
+            inputs: digest of all that the values say.
+            later: gives more of them, where working them out takes time that a page that is taken over need not spend; called once.
             values: what the template shows.
         """
+        worked_out = cache(later)
         for language in LANGUAGES:
             own = f"{language.folder}{name}"
             home, root = "../" * name.count("/"), "../" * own.count("/")
@@ -105,12 +108,9 @@ class Site:
             def make(language: Language = language, root: str = root, home: str = home) -> str:
                 return self.envs[language.code].get_template(template).render(
                     root=root, home=home, language=language, page=name, languages=LANGUAGES,
-                    others=[(one, f"{root}{one.folder}{name}") for one in LANGUAGES], **values)
+                    others=[(one, f"{root}{one.folder}{name}") for one in LANGUAGES], **values, **worked_out())
 
-            if inputs is None:
-                self.write(own, make())
-            else:
-                self.keep(own, inputs, make)
+            self.keep(own, inputs, make)
 
     def finish(self) -> None:
         """Write down what was made."""
@@ -129,6 +129,7 @@ def environment(language: Language = LANGUAGES[0]) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        auto_reload=False,
     )
     translating.install(env, translating.catalogue(data_folder("site") / "locale", language.code))
     env.filters |= formats.FILTERS | {"by_tier": views.by_tier, "standing": views.standing, "trial_cost": costs.headline_cost}

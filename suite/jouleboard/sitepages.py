@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from jouleboard import (
     frontier,
     referenceviews,
     repeat,
+    sharing,
     store,
     views,
 )
@@ -40,13 +42,15 @@ from jouleboard.gates import RULES
 from jouleboard.paths import data_folder
 from jouleboard.records import FileDigest
 from jouleboard.rows import Board, Row
-from jouleboard.sitefolder import Site
+from jouleboard.sitefolder import Made, Site
 from jouleboard.translating import LANGUAGES, Language
 from jouleboard.trust import trust
 from jouleboard.views import BoardView
 
 WIDTHS = {"wide": 860, "narrow": 380}
 RAW = (store.REPORT, store.ITEMS, store.TRACE)
+MOST_POINTS = 400
+"""Rows beyond which a chart shows the frontier and the bases alone; the tables and downloads have all."""
 STILL = ("method", "read", "submit", "picker", "compare")
 """Pages that say the same whatever the boards are."""
 
@@ -158,7 +162,7 @@ def board_pages(site: Site, whole: Whole) -> None:
 
 
 def _charts(site: Site, board: Board, language: Language, key: str) -> None:
-    words = _words(site, board, language)
+    words, board = _words(site, board, language), drawable(board)
     if all(row.headline_cost is None for row in (*board.ranked, *board.unranked)):
         return
     for size, width in WIDTHS.items():
@@ -166,6 +170,19 @@ def _charts(site: Site, board: Board, language: Language, key: str) -> None:
         site.keep(light, key, partial(_drawn, board, words, width))
         # Drawing takes a tenth of a second and more; the two differ only in colour.
         site.write(dark, chartstyle.darkened(site.place(light).read_text(encoding="utf-8")))
+
+
+def drawable(board: Board) -> Board:
+    """Return a board that can be drawn: of one with too many rows, the frontier and the bases."""
+    if len(board.ranked) + len(board.unranked) <= MOST_POINTS:
+        return board
+    kept, best = [], -math.inf
+    for row in sorted(board.ranked, key=_cost):
+        if row.quality is not None and row.quality.value > best:
+            best = row.quality.value
+            kept.append(row.entry)
+    chosen = [row for row in board.ranked if row.is_base or row.entry in set(kept)][:MOST_POINTS]
+    return msgspec.structs.replace(board, ranked=tuple(chosen), unranked=())
 
 
 def _drawn(board: Board, words: Words, width: int) -> str:
@@ -224,8 +241,14 @@ def entry_pages(site: Site, whole: Whole, folders: Mapping[str, Path]) -> None:
     reproduced = frozenset(one.report.reproduces for found in places.values() for _, one in found if one.report.reproduces)
     plans = {path.stem for path in data_folder("plans").glob("*.yaml")}
     slugs = {family.model: referenceviews.slug(family.model) for family in whole.families}
-    for entry, found in places.items():
-        _entry(site, whole, found, folder=folders.get(entry), reproduced=reproduced, plans=plans, slugs=slugs)
+
+    def share(mine: Sequence[str]) -> dict[str, Made]:
+        for entry in mine:
+            _entry(site, whole, places[entry], folder=folders.get(entry), reproduced=reproduced, plans=plans, slugs=slugs)
+        return site.made
+
+    for made in sharing.shared(list(places), share, processes=sharing.processes(len(places))):
+        site.made.update(made)
 
 
 def _entry(
@@ -241,10 +264,14 @@ def _entry(
     level = trust(row.report, reproduced)
     # An entry's page says of each board its own row, its base's model and how many share its tier.
     inputs = _digest([level, [(one.name, one.bytes) for one in raw], [[whole.digests[place.key], own.entry] for place, own in places]])
+
+    def later() -> dict[str, object]:
+        return {"view": entryviews.entry_view(places, whole.workloads), "repeat": repeat.repeat(row.report, plans)}
+
     site.page(
-        f"{home}/index.html", "entry.html.j2", inputs=inputs, board=board, row=row, report=row.report, tasks={cell.task: cell for cell in row.tasks},
-        withheld=views.withheld_codes(row), view=entryviews.entry_view(places, whole.workloads), trust=level, badge=found,
-        repeat=repeat.repeat(row.report, plans), raw=raw, family=slugs.get(row.report.model))
+        f"{home}/index.html", "entry.html.j2", inputs=inputs, later=later, board=board, row=row, report=row.report,
+        tasks={cell.task: cell for cell in row.tasks}, withheld=views.withheld_codes(row), trust=level, badge=found, raw=raw,
+        family=slugs.get(row.report.model))
 
 
 def _raw(site: Site, row: Row, folder: Path | None, home: str) -> list[RawFile]:
