@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,13 @@ def test_a_chinese_page_has_no_long_english_sentence_of_ours(browser: Browser, s
                 if "Q4_1" not in text and "x86-64" not in text:
                     left.setdefault(kind, []).append(text)
     assert not left
+
+
+VALIDATOR = Path(__file__).parents[2] / "site" / "node_modules" / "html-validate"
+
+
+@pytest.mark.skipif(not VALIDATOR.is_dir() or shutil.which("node") is None, reason="needs Node and `npm ci` in site/")
+def test_every_page_is_valid_html(site: Path, hostile: Path) -> None:
+    for folder in (site, hostile):
+        done = subprocess.run(["node", str(Path(__file__).parent / "validity.mjs"), str(folder)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
