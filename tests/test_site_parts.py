@@ -147,11 +147,10 @@ def test_techniques_follow_the_steps_of_the_report_in_order() -> None:
     assert techniques.techniques(factory.report()) == ("none",)
 
 
-def test_the_level_of_trust_follows_from_the_record() -> None:
-    made = factory.report()
-    assert trust.trust(replace(made, files={}), ()) == "L0"
-    assert trust.trust(made, ()) == ("L1" if made.files else "L0")
-    assert trust.trust(made, {made.digest}) == "L2"
+def test_the_pages_say_of_each_level_of_trust_what_the_command_line_says() -> None:
+    macros = sitefolder.environment().get_template("macros.html.j2").module
+    for level, words in trust.WORDS.items():
+        assert str(macros.trust_words(level)).strip() == words
 
 
 def test_a_badge_says_rank_and_unit_and_never_claims_more(served: list[Board], timed: list[Board]) -> None:

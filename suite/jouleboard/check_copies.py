@@ -36,6 +36,10 @@ class Known:
     family: tuple[str, str, str]
     """Hardware, model and recipe."""
     submitter: str | None
+    replaces: str | None
+    reproduces: str | None
+    published: bool
+    """Whether it lies where what it names must lie too."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,13 +51,14 @@ class Index:
     """Digests of the entries with a trial of this duration and cost."""
     rows: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, path: Path, report: Report, trace: Sequence[bytes]) -> Iterator[Problem]:
+    def add(self, path: Path, report: Report, trace: Sequence[bytes], *, published: bool) -> Iterator[Problem]:
         """Remember an entry, and yield whose copy it is.
 
         Args:
             path: of its report.
             report: as it was read.
             trace: the lines of its trace; empty: only its windows are compared.
+            published: whether it lies in the folder of published entries.
         """
         at, digest = at_file(path), report.digest
         if digest in self.entries:
@@ -68,6 +73,7 @@ class Index:
         for row in rows:
             self.rows[row].append(digest)
         self.entries[digest] = Known(file=str(path), digest=digest, session=report.session, submitter=report.submitter,
+                                     replaces=report.replaces, reproduces=report.reproduces, published=published,
                                      family=(report.hardware, report.model, report.recipe))
 
     def _copied(
@@ -80,19 +86,22 @@ class Index:
             if count >= least and count > share * len(set(mine)) and not _corrects(report, other):
                 yield at("trials", "copied", f"{count} of {len(set(mine))} {words} are those of {self.entries[other].file}", _AGAIN)
 
-    def check_names(self, path: Path, report: Report) -> Iterator[Problem]:
-        """Check that the entries which an entry names are there; after all of them were added."""
-        at = at_file(path)
-        if report.replaces is not None:
-            old = self.entries.get(report.replaces)
-            if old is None or old.family != (report.hardware, report.model, report.recipe) or old.submitter != report.submitter:
-                yield at("replaces", "replaces", f"{report.replaces[:16]}… is no entry of the same hardware, model, recipe and submitter",
-                         "name the digest of the entry that this one corrects")
-        if report.reproduces is not None:
-            old = self.entries.get(report.reproduces)
-            if old is None or old.family[1:] != (report.model, report.recipe) or old.submitter == report.submitter:
-                yield at("reproduces", "reproduces", f"{report.reproduces[:16]}… is no entry of the same model and recipe by another submitter",
-                         "name the digest of the entry that was run again")
+    def check_names(self) -> Iterator[Problem]:
+        """Check that the entries which entries name are there; after all of them were added."""
+        for mine in self.entries.values():
+            if not mine.published:
+                continue
+            at = at_file(Path(mine.file))
+            if mine.replaces is not None:
+                old = self.entries.get(mine.replaces)
+                if old is None or (old.family, old.submitter) != (mine.family, mine.submitter):
+                    yield at("replaces", "replaces", f"{mine.replaces[:16]}… is no entry of the same hardware, model, recipe and submitter",
+                             "name the digest of the entry that this one corrects")
+            if mine.reproduces is not None:
+                old = self.entries.get(mine.reproduces)
+                if old is None or old.family[1:] != mine.family[1:] or old.submitter == mine.submitter:
+                    yield at("reproduces", "reproduces", f"{mine.reproduces[:16]}… is no entry of the same model and recipe by another submitter",
+                             "name the digest of the entry that was run again")
 
 
 def _corrects(report: Report, other: str) -> bool:

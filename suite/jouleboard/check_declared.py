@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,10 @@ def _hardware(report: Report, at: Make) -> Iterator[Problem]:
     elif report.profile != declared:
         fields = [name for name in declared.__struct_fields__ if getattr(report.profile, name, None) != getattr(declared, name)]
         yield at("profile", "declared-hardware", f"differs from the declared one in {', '.join(fields[:5])}", _AGAIN)
+    if declared is not None:
+        strange = [name for name in report.environment.devices if re.search(declared.device_pattern, name) is None]
+        if strange or (report.method not in {"model", "none"} and not report.environment.devices):
+            yield at("environment.devices", "declared-hardware", f"{strange[:3]}, the profile is of {declared.device_pattern!r}", _AGAIN)
     if declared is not None and report.hardware_title != declared.title:
         yield at("hardware_title", "declared-hardware", f"{report.hardware_title[:60]!r}, declared is {declared.title!r}", _AGAIN)
 

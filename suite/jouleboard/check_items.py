@@ -10,9 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from jouleboard import itemline, manifests, scores, store
+from jouleboard import itemline, manifests, scores, store, strictjson
 from jouleboard.check_manifest import check_manifest
 from jouleboard.declared_tasks import Kind, Metric
+from jouleboard.errors import DataFileError
 from jouleboard.problems import Make, Problem, close
 from jouleboard.problems import at as at_file
 from jouleboard.records import Item, Report, Score, TaskResult
@@ -75,8 +76,10 @@ def _check_item(item: Item, wanted: Sequence[Metric], line: bytes | None, at: Ma
     if wrong is not None:
         yield at(f"{_name(item)}: {wrong.field}", "item-shape", wrong.problem, _RESTORE)
         return
+    known = scores.rescore(item) if item.loglikelihoods else {}
     for metric in sorted({*wanted, *item.scores}):
-        stored, expected = item.scores.get(metric), scores.recompute(item, metric)
+        stored = item.scores.get(metric)
+        expected = known[metric] if metric in known else scores.recompute(item, metric)
         if stored is not None and expected is None and metric in wanted and _kind(item) == "generation":
             # It does not follow from what is published: all that can be said is where it must lie.
             if not 0 <= stored <= 1:
@@ -88,7 +91,16 @@ def _check_item(item: Item, wanted: Sequence[Metric], line: bytes | None, at: Ma
     if item.digest != digest:
         yield at(f"{_name(item)}: digest", "item-digest", f"stored {item.digest[:40]}, recomputed {digest}", _RESTORE)
     elif line is not None and line != blank.replace(b'"digest":""', b'"digest":"' + digest.encode() + b'"', 1):
-        yield at(_name(item), "item-canonical", "is not written as canonical JSON", _RESTORE)
+        yield at(_name(item), *_not_canonical(line), _RESTORE)
+
+
+def _not_canonical(line: bytes) -> tuple[str, str]:
+    """Return rule and finding of a line that is another one than its item's: where it is no strict JSON, that."""
+    try:
+        strictjson.loads(line, Path(store.ITEMS))
+    except DataFileError as error:
+        return error.code, error.problem
+    return "item-canonical", "is not written as canonical JSON"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,8 @@ from jouleboard.records import Report
 
 PUBLISHED = "reports"
 """The folder that entries are published from."""
+BESIDE = frozenset({"README.md", "maintainers.yaml"})
+"""Files in that folder which are no entries, and which a branch with entries may not touch."""
 WITHDRAWN = ".withdrawn.json"
 ENTRY_DEPTH = 4
 """Folders below `reports/` down to an entry's own."""
@@ -28,6 +30,7 @@ MAX_FILES = 400_000
 FILES = frozenset({store.REPORT, store.ITEMS, store.TRACE})
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 ENTRY = re.compile(r"[0-9]{8}t[0-9]{6}z-[0-9a-f]{8}")
+_LEFT = re.compile(r"\..+\.(new|old)")
 _TAKE_OUT = "take it out of the folder"
 
 
@@ -37,12 +40,13 @@ def published_root(path: Path) -> Path | None:
     return next((folder for folder in (found, *found.parents) if folder.name == PUBLISHED), None)
 
 
-def check_tree(root: Path, depth: int = 0) -> Iterator[Problem]:
+def check_tree(root: Path, depth: int = 0, *, strict: bool = True) -> Iterator[Problem]:
     """Check all names and kinds below the folder of published entries; no file is opened, and no link is followed.
 
     Args:
         root: the folder, or one below it.
         depth: how many folders below it.
+        strict: whether what a copy that was broken off left behind is a file like any other.
     """
     seen = 0
     waiting: list[tuple[Path, int]] = [(root, depth)]
@@ -52,14 +56,19 @@ def check_tree(root: Path, depth: int = 0) -> Iterator[Problem]:
         with os.scandir(folder) as found:
             for one in sorted(found, key=lambda one: one.name):
                 seen += 1
+                if not strict and _LEFT.fullmatch(one.name) and one.is_dir(follow_symlinks=False):
+                    # The next `submit` sweeps it up.
+                    continue
                 if seen > MAX_FILES:
                     yield at_file(root)("(the whole folder)", "count", f"more than {MAX_FILES} files and folders", _TAKE_OUT)
                     return
                 at = at_file(folder / ascii(one.name)[1:-1])
                 twin = names.setdefault(one.name.lower(), one.name)
                 if twin != one.name:
-                    yield at("(the file's name)", "case-twin", f"{one.name!a} and {twin!a}", _TAKE_OUT)
-                if depth == 0 and one.name == "README.md" and not one.is_symlink():
+                    # Of both: a branch is told of the one that it adds.
+                    for make in (at, at_file(folder / ascii(twin)[1:-1])):
+                        yield make("(the file's name)", "case-twin", f"{one.name!a} and {twin!a}", _TAKE_OUT)
+                if depth == 0 and one.name in BESIDE and not one.is_symlink():
                     continue
                 yield from _name(one.name, at)
                 if one.is_dir(follow_symlinks=False):
@@ -107,3 +116,10 @@ def check_place(path: Path, report: Report, stored_digest: str, at: Make) -> Ite
     if found != wanted:
         yield at("(the folder)", "place", f"{'/'.join(found)[:200]}, the report belongs in {'/'.join(wanted)}", "publish it with `jouleboard submit`")
 
+
+def check_simulated(path: Path, report: Report) -> Iterator[Problem]:
+    """Simulated joules have no place where entries are published from."""
+    simulated = report.method == "simulated" or (report.profile is not None and report.profile.category == "simulated")
+    if simulated and published_root(path) is not None:
+        yield at_file(path)("method", "simulated", f"{report.method} in a folder `{PUBLISHED}`",
+                            "take it out of the folder: it shows that the software works and is no measurement")

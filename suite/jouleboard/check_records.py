@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from jouleboard import gate_facts
+from jouleboard import failures, gate_facts, paths
 from jouleboard.check_text import MOST_RESPONSE_CHARS
 from jouleboard.declared import HubSource, PackageSource
 from jouleboard.problems import Make, Problem
@@ -23,7 +23,7 @@ SHORTEST_S = 2.0
 UNSEEN_S, UNSEEN_SHARE = 3.0, 0.1
 """So much of a window may lie before its first row and behind its last."""
 COUNTER_SHARE, CPU_SHARE, CPU_SLACK_S = 0.01, 0.05, 0.5
-FLAT_SAMPLES = 100
+FLAT_SAMPLES = 50
 ZERO = 1e-6
 """Rounding of a sum of logarithms."""
 _AGAIN = "measure again"
@@ -66,6 +66,23 @@ def _memory(report: Report, at: Make) -> Iterator[Problem]:
             return
 
 
+def check_failure(report: Report, at: Make) -> Iterator[Problem]:
+    """Hold a failure against its entry: a phase that there is, and a task that is declared and has no result."""
+    failure = report.failure
+    if failure is None:
+        return
+    if failure.phase not in failures.PHASES:
+        yield at("failure.phase", "status", f"{failure.phase[:40]!r}, known are {', '.join(failures.PHASES)}", "measure again")
+    if failure.task is None:
+        return
+    if failure.phase != "quality":
+        yield at("failure.task", "status", f"{failure.task} in the phase {failure.phase[:40]}, which scores no task", "measure again")
+    if failure.task in {result.task for result in report.tasks}:
+        yield at("failure.task", "status", f"{failure.task} failed and has a result", "measure again")
+    if not (paths.data_folder("tasks") / f"{failure.task}.yaml").is_file():
+        yield at("failure.task", "status", f"{failure.task} is no declared task", "declare the task, or measure again")
+
+
 def check_rows(report: Report, rows: Mapping[str, Sequence[Sample]], at: Make) -> Iterator[Problem]:
     """Hold each valid window against its rows of the trace.
 
@@ -74,7 +91,7 @@ def check_rows(report: Report, rows: Mapping[str, Sequence[Sample]], at: Make) -
         rows: the samples of each window, in order of time.
         at: makes problems of the report's file.
     """
-    trials = {trial.window.name for trial in report.trials if trial.void is None}
+    trials = {trial.window.name for trial in report.trials}
     for where, window in gate_facts.placed_windows(report):
         if window.void is not None or window.duration_s < SHORTEST_S:
             continue

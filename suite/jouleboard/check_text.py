@@ -25,10 +25,10 @@ _ACTIVE_TAG = re.compile(
 _SCHEME = re.compile(r"\b(?:javascript|vbscript|data|file|blob):\S|\b[A-Za-z][A-Za-z0-9+.-]{1,19}://", re.IGNORECASE)
 _ACTIVE_SCHEME = re.compile(r"\b(?:javascript|vbscript):\S|\bdata:\s*[a-z]+/[a-z]", re.IGNORECASE)
 _HTTPS = "https://"
-_PRIVATE = re.compile(
+PRIVATE = re.compile(
     r"(?<![\w.:/-])/(?:home|root|Users|tmp|var|mnt|scratch|data|work|opt|usr|srv|media|private|proc|run|nfs|workspace)/[^\s'\"]+"
     r"|\b[A-Za-z]:\\[^\s'\"]+|\b[\w.+-]+@[\w-]+\.[A-Za-z]{2,}\b|~/\S+")
-_ADDRESS = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.])")
+ADDRESS = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.])")
 _AGAIN = "write it as plain text, or measure again"
 
 
@@ -74,11 +74,11 @@ def wrong(where: str, text: str) -> Iterator[tuple[str, str]]:
         if scheme[0].lower() != _HTTPS:
             yield "link", f"{text[scheme.start():scheme.start() + 40]!r}"
             break
-    private = _PRIVATE.search(text) or (None if _may_hold_numbers(where) else _ADDRESS.search(text))
+    private = PRIVATE.search(text) or (None if may_hold_numbers(where) else ADDRESS.search(text))
     if private is not None:
         yield "private", f"{private[0][:40]!r}"
 
 
-def _may_hold_numbers(where: str) -> bool:
+def may_hold_numbers(where: str) -> bool:
     """Whether four numbers with points between them are a version there, and no address."""
-    return where.startswith(("environment.", "engine.")) or where.endswith("version")
+    return where.startswith(("environment.packages", "environment.python", "engine.")) or where.endswith("version")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jouleboard import __version__, cli_bundle, cli_cluster, cli_compare, cli_run, cli_values, interrupts
+from jouleboard import __version__, cli_bundle, cli_cluster, cli_compare, cli_entries, cli_run, cli_values, interrupts
 from jouleboard.errors import JouleboardError
 
 ABOUT = """\
@@ -29,7 +29,8 @@ examples:
   jouleboard check runs/quick                           recompute every figure from the raw records
   jouleboard compare runs/quick/int8-weight-only        beside its base: answers, costs, and the verdict in one sentence
   jouleboard build --reports runs/quick --out _site     the leaderboard; open _site/index.html
-  jouleboard submit runs/quick                          into reports/, and the git commands that propose it
+  jouleboard submit runs/full --submitter NAME          into reports/, and the git commands that propose it
+  jouleboard reproduce reports/HARDWARE/MODEL/RECIPE/ENTRY    run a published entry's plan again, and compare
 """
 WALL_EXAMPLE = """\
 example of a log (also with `;` between fields, Unix seconds, `power_w`, further columns):
@@ -59,13 +60,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"jouleboard {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     cli_run.add(commands)
-    check = commands.add_parser("check", help="recompute every figure of reports from their raw records",
-                                description="Check data files and reports: schema, digests, and every aggregate "
-                                "recomputed from the item records. Exit 1 when anything is wrong, with all problems.")
-    check.add_argument("paths", nargs="*", metavar="PATH", type=Path,
-                       help="report, entry or folder of entries (default: all data files and reports/)")
-    check.add_argument("--json", action="store_true", help="print the problems as JSON")
-    check.set_defaults(function=_check)
+    cli_run.add_reproduce(commands)
+    cli_entries.add(commands)
     build = commands.add_parser("build", help="build the static leaderboard from reports",
                                 description="Build the static site from reports. Reports that do not pass `check` are "
                                 "left out and named.")
@@ -80,7 +76,6 @@ def parser() -> argparse.ArgumentParser:
                        help="then serve it on this machine alone, until Ctrl-C (default port: 8000; 0: any)")
     build.set_defaults(function=_build)
     cli_compare.add(commands)
-    _submit_parser(commands)
     cli_cluster.add(commands)
     doctor = commands.add_parser("doctor", help="what can be measured here, and why not more",
                                  description="Say what can be measured on this machine, why not more, and what would "
@@ -103,26 +98,6 @@ def parser() -> argparse.ArgumentParser:
     cache.add_argument("action", choices=["list", "clear"], help="list what is there, or delete all of it")
     cache.set_defaults(function=_cache)
     return top
-
-
-def _submit_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    submit = commands.add_parser(
-        "submit", help="copy a run's entries into reports/, and say how to propose them",
-        formatter_class=argparse.RawDescriptionHelpFormatter, description="""\
-Copy what `jouleboard run` wrote into the folder of published entries, and print the git commands that propose it:
-
-  1. every entry below RUN is checked as `jouleboard check` does; with any problem nothing is copied (exit code 1);
-  2. complete entries are published with their base, measured in the same session; failed variants and entries without
-     energy trials stay where they are, and are named;
-  3. each goes to reports/HARDWARE/MODEL/RECIPE/UTC-DIGEST/, whole or not at all; an entry that is there already is left
-     alone, so the same command may be run again;
-  4. nothing is sent anywhere and git is not run: read what was copied, then run the printed commands yourself.
-
-Refused (exit code 2, nothing copied): anything SIMULATED, and models without a public source.
-""")
-    submit.add_argument("run", type=Path, metavar="RUN", help="a run's folder (runs/quick), or one entry with its base")
-    submit.add_argument("--reports", type=Path, metavar="DIR", help="folder of published entries (default: reports/ of the checkout)")
-    submit.set_defaults(function=_submit)
 
 
 def _catalogue_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], kind: str) -> None:
@@ -186,12 +161,6 @@ def _wall_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     wall.set_defaults(function=_import_power)
 
 
-def _check(args: argparse.Namespace) -> int:
-    from jouleboard import boards  # noqa: PLC0415
-
-    return boards.check(args.paths, as_json=args.json)
-
-
 def _build(args: argparse.Namespace) -> int:
     from jouleboard import boards  # noqa: PLC0415
 
@@ -201,12 +170,6 @@ def _build(args: argparse.Namespace) -> int:
 
         serving.serve(args.out, port=args.serve)
     return code
-
-
-def _submit(args: argparse.Namespace) -> int:
-    from jouleboard import submit  # noqa: PLC0415
-
-    return submit.submit(args.run, args.reports)
 
 
 def _doctor(args: argparse.Namespace) -> int:

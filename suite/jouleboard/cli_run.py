@@ -50,6 +50,29 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run.set_defaults(function=_run)
 
 
+def add_reproduce(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `reproduce`."""
+    again = commands.add_parser(
+        "reproduce", help="run the plan of a published entry again here, and compare",
+        description="Run the base and the variant of a published entry again by its own plan, and say whether the intervals of quality, and of "
+        "the cost over the base's, overlap. The new entry names the one that it reproduces; published by another account (`jouleboard submit`) "
+        "it raises that one's level of trust. Exit code 0: every interval overlaps; 1: some are apart; 3: stopped by --stop-after.")
+    again.add_argument("entry", type=Path, metavar="ENTRY", help="the folder of a published entry")
+    again.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/reproduce-DIGEST)")
+    again.add_argument("--hardware", metavar="ID", help="a declared profile (default: the one that fits this machine)")
+    again.add_argument("--dry-run", action="store_true", help="print what would be run and what time it needs, and stop")
+    again.add_argument("--stop-after", type=cli_values.minutes, metavar="MINUTES", help="as for `run`: the same command goes on from there")
+    again.add_argument("--allow-code", action="store_true", help="as for `run`")
+    again.set_defaults(function=_reproduce)
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from jouleboard import reproduce  # noqa: PLC0415 - likewise
+
+    return reproduce.run(reproduce.Wishes(entry=args.entry, out=args.out, hardware=args.hardware, dry_run=args.dry_run,
+                                          stop_after_min=args.stop_after, allow_code=args.allow_code))
+
+
 def _run(args: argparse.Namespace) -> int:
     from jouleboard import commands  # noqa: PLC0415 - keeps --help instant
 

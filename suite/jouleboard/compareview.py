@@ -13,14 +13,14 @@ from collections.abc import Mapping
 import msgspec
 
 from jouleboard import scores, sentences
-from jouleboard.cascades import Cascade, NoCascade
+from jouleboard.cascaderows import Cascade, NoCascade
 from jouleboard.columns import aligned
 from jouleboard.comparison import CellContrast, Comparison, Side
 from jouleboard.contrasts import TaskContrast
-from jouleboard.correctanswers import CorrectAnswer
 from jouleboard.declared import Workload
 from jouleboard.estimates import Estimate
 from jouleboard.formats import MEGA, MINUS, count, fixed, percent, shown, sig, visible
+from jouleboard.rows import PerCorrect
 from jouleboard.sentences import signed
 from jouleboard.views import cell_title
 
@@ -108,7 +108,7 @@ def _refused(found: Comparison) -> list[str]:
 
 
 def _task(task: TaskContrast) -> tuple[str, ...]:
-    is_share = task.metric in scores.SHARES | {"mc2"}
+    is_share = task.metric in scores.SHARES | scores.ACCURACIES
     a, b = (_share(value) if is_share else sig(value, 4) for value in (task.variant, task.base))
     flips = (NONE, NONE, NONE) if task.flips is None else (
         count(task.flips.right_to_wrong), count(task.flips.wrong_to_right),
@@ -172,8 +172,8 @@ def _costs(found: Comparison, declared: Mapping[str, Workload]) -> list[str]:
     rows += [(f"{name}: MB", _megabytes(a), _megabytes(b), _over(a, b)) for name, a, b in (
         ("peak memory", found.a.peak_memory_bytes, found.b.peak_memory_bytes),
         ("weights", found.a.weight_bytes, found.b.weight_bytes)) if a is not None or b is not None]
-    factors = [f"a correct answer of {name}: {sig(one.cost_per_token)} {unit} a token x {sig(one.tokens_per_answer)} tokens an answer "
-               f"/ {fixed(one.accuracy, 3)} right" for name, one in (("A", found.a_correct), ("B", found.b_correct)) if one is not None]
+    factors = [f"a correct answer of {name}: {sig(one.per_token)} {unit} a token x {sig(one.tokens_per_answer)} tokens an answer "
+               f"/ {fixed(one.share_correct, 3)} right" for name, one in (("A", found.a_correct), ("B", found.b_correct)) if one is not None]
     return [*aligned(rows), *factors, *notes] if len(rows) > 1 else notes
 
 
@@ -191,8 +191,8 @@ def _estimate(one: Estimate | None) -> str:
     return text.value if text.low is None else f"{text.value} ({text.low} to {text.high})"
 
 
-def _correct(one: CorrectAnswer | None) -> str:
-    return NONE if one is None else _estimate(one.cost)
+def _correct(one: PerCorrect | None) -> str:
+    return NONE if one is None else _estimate(one.value)
 
 
 def _megabytes(value: int | None) -> str:
@@ -234,6 +234,8 @@ def _verdicts(found: Comparison, declared: Mapping[str, Workload]) -> list[str]:
         return [f"verdict  no verdict: {found.barred or 'nothing was measured'}"]
     said = [(cell_title(cell.workload, cell.batch, declared), sentence(cell, found)) for cell in found.cells]
     said = [(title, text if text.startswith("no verdict") else text + mark) for title, text in said]
+    family = max((cell.judged.family for cell in found.cells if cell.judged.verdict.kind != "none"), default=1)
+    levels = [f"one of {family} variants that were judged together (Holm)"] if family > 1 else []
     if len({text for _, text in said}) == 1:
-        return [f"verdict  {said[0][1]}"]
-    return ["verdict", *(f"  {title}: {text}" for title, text in said)]
+        return [*levels, f"verdict  {said[0][1]}"]
+    return [*levels, "verdict", *(f"  {title}: {text}" for title, text in said)]

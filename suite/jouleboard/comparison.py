@@ -15,16 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jouleboard import cascades, gates, pairs, rank, reasons
+from jouleboard import cascades, gates, pairs, rank, reasons, rowcosts, rowquality
 from jouleboard.answers import Bare
-from jouleboard.cascades import Derived, NoCascade
+from jouleboard.cascaderows import Derived, NoCascade
 from jouleboard.contrasts import MacroContrast, TaskContrast, contrast, macro
-from jouleboard.correctanswers import CorrectAnswer, correct_answer
 from jouleboard.declared import Cell, Noun
 from jouleboard.estimates import Estimate
 from jouleboard.pairs import Answered, Pairing, Refused
 from jouleboard.records import Item, Report
-from jouleboard.rows import REPLAY, Latency, Row
+from jouleboard.rows import REPLAY, Latency, PerCorrect, Row
 from jouleboard.statistics import intervals, verdicts
 from jouleboard.statistics.evidence import Verdict
 
@@ -114,8 +113,9 @@ class Comparison(Noun, frozen=True, kw_only=True):
     refused: tuple[Refused, ...]
     macro: MacroContrast | None
     cells: tuple[CellContrast, ...]
-    a_correct: CorrectAnswer | None
-    b_correct: CorrectAnswer | None
+    a_correct: PerCorrect | None
+    """Of scoring: by the replay, over the tasks that count; None where one of its factors is not known, or the methods differ."""
+    b_correct: PerCorrect | None
     correct_ratio: float | None
     """A over B; None where the costs may not be compared."""
     barred: str | None
@@ -149,15 +149,15 @@ def compare(a: Answered, b: Answered, *, others: Sequence[Answered] = (), only: 
     kin, rows, jury = relation(a.report, b.report), (_rows(a), _rows(b)), _Jury.of(a, b, others, bases)
     wanted = cells(a.report, b.report) if only is None else only
     cpu_time = "model" in {a.report.method, b.report.method}
-    correct = tuple(correct_answer(one.report, pairing.counted, answers, cpu_time=cpu_time) for one, answers in (
-        (a, [task.variant_scores for task in pairing.counted]), (b, [task.base_scores for task in pairing.counted])))
+    correct = [None if a.report.method != b.report.method else _correct(one, own, pairing)
+               for one, own in zip((a, b), rows, strict=True)]
     apart = pairs.costs_apart(b, a, _REPLAY, bases=bases)
     found = tuple(_cell((a, b), cell, rows=rows, jury=jury, cpu_time=cpu_time) for cell in wanted)
     return Comparison(
         a=_side(a), b=_side(b), relation=kin, is_cpu_time=cpu_time, unit="CPU-seconds" if cpu_time else "joules",
         tasks=tuple(contrast(task) for task in pairing.tasks), refused=pairing.refused, macro=macro(pairing.tasks), cells=found,
         a_correct=correct[0], b_correct=correct[1],
-        correct_ratio=correct[0].cost.value / correct[1].cost.value if correct[0] and correct[1] and apart is None else None,
+        correct_ratio=correct[0].value.value / correct[1].value.value if correct[0] and correct[1] and apart is None else None,
         barred=None if found else jury.judge(_REPLAY).verdict.reason,
         cascade=None if kin == "other" else _cascade(a, b, bases))
 
@@ -255,6 +255,13 @@ class _Jury:
         return Judged(subject=first.name, reference=self.reference.name, verdict=verdicts.of_family(evidence)[0],
                       family=sum(one.barred is None for one in evidence), items=sum(len(task.base) for task in first.tasks),
                       trials=(len(first.costs), len(first.base_costs)))
+
+
+def _correct(one: Answered, rows: Rows, pairing: Pairing) -> PerCorrect | None:
+    """Return what a correct answer costs by an entry's replay, over the tasks that count; None where one of the factors is not known."""
+    row = rows.get((REPLAY, None))
+    counted = rowquality.counted(one.report.tasks, {task.task: True for task in pairing.counted})
+    return None if row is None else rowcosts.with_quality(row, counted, factors=None).per_correct
 
 
 def _cascade(a: Answered, b: Answered, bases: Sequence[Report]) -> Derived | NoCascade:

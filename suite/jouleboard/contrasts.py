@@ -83,7 +83,7 @@ class MacroContrast(Noun, frozen=True, kw_only=True):
 
 def contrast(task: PairedTask) -> TaskContrast:
     """Compare the answers of a task."""
-    whole = {*task.base_scores, *task.variant_scores} <= {0.0, 1.0} and task.metric in scores.SHARES | {"mc2"}
+    whole = {*task.base_scores, *task.variant_scores} <= {0.0, 1.0} and task.metric in scores.SHARES | scores.ACCURACIES
     flips = _flips(task) if whole else None
     base, variant, difference = _levels(task)
     better = task.metric not in scores.LOWER_IS_BETTER
@@ -125,7 +125,7 @@ def _levels(task: PairedTask) -> tuple[float, float, Estimate]:
                           dof=(found.clusters or found.n) - 1)
         return base, variant, spread.limits()
     base, variant = _mean(task.base_scores), _mean(task.variant_scores)
-    if task.metric in scores.SHARES | {"mc2"}:
+    if task.metric in scores.SHARES | scores.ACCURACIES:
         return base, variant, paired.macro([task.evidence]).limits()
     apart_ = [mine - theirs for theirs, mine in zip(task.base_scores, task.variant_scores, strict=True)]
     return base, variant, clustered_mean(apart_, task.clusters).limits()

@@ -37,11 +37,16 @@ def number(value: float) -> str:
 
 
 def _numbers(values: Iterable[float]) -> str:
-    return "[" + ",".join(map(number, values)) + "]"
+    return "[" + ",".join([number(value) for value in values]) + "]"
 
 
 def _maybe(value: float | str | None) -> str:
-    return "null" if value is None else _text(value) if isinstance(value, str) else number(value)
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        # Most texts are digests and ids, of which nothing is escaped.
+        return f'"{value}"' if value.isalnum() and value.isascii() else _text(value)
+    return number(value)
 
 
 def _scores(values: dict[str, float]) -> str:
@@ -52,8 +57,9 @@ _WRITERS: dict[str, Callable[..., str]] = {
     "choice_chars": _numbers, "correct": _numbers, "loglikelihoods": _numbers, "scores": _scores,
     "targets": lambda values: "[" + ",".join(map(_text, values)) + "]",
 }
-_FIELDS = tuple((name, f'"{name}":', _WRITERS.get(name, _maybe), _DEFAULTS.get(name, msgspec.UNSET))
+_FIELDS = tuple((Item.__struct_fields__.index(name), f'"{name}":', _WRITERS.get(name, _maybe), _DEFAULTS.get(name, msgspec.UNSET))
                 for name in sorted(Item.__struct_fields__))
+_DIGEST = Item.__struct_fields__.index("digest")
 
 
 def canonical(item: Item, *, digest: str | None = None) -> bytes:
@@ -66,9 +72,11 @@ def canonical(item: Item, *, digest: str | None = None) -> bytes:
     Raises:
         rfc8785.CanonicalizationError: a number has no canonical form.
     """
+    values = msgspec.structs.astuple(item)
     parts = []
-    for name, key, write, default in _FIELDS:
-        value = getattr(item, name) if digest is None or name != "digest" else digest
-        if value is not default and value != default:
+    for place, key, write, default in _FIELDS:
+        value = values[place] if digest is None or place != _DIGEST else digest
+        # Defaults are None and the empty tuple, of which there is one each.
+        if value is not default:
             parts.append(key + write(value))
     return ("{" + ",".join(parts) + "}").encode()

@@ -23,10 +23,6 @@ from jouleboard.records import Item, Report, TaskResult
 from jouleboard.rows import REPLAY
 from jouleboard.statistics.evidence import Evidence, TaskPair
 
-COUNTED: frozenset[Metric] = scores.SHARES - scores.LOWER_IS_BETTER | {"mc2"}
-"""Metrics that average into a macro accuracy: shares of right answers, more of which is better. Bits per byte has no natural end
-of scale, and BLEU is of the whole corpus."""
-
 
 class Answered(Protocol):
     """An entry as `check` read it."""
@@ -60,7 +56,7 @@ class PairedTask:
     @property
     def counts(self) -> bool:
         """Whether the task counts in a macro accuracy."""
-        return bool(self.signal) and self.metric in COUNTED
+        return bool(self.signal) and self.metric in scores.ACCURACIES
 
     @property
     def base_scores(self) -> tuple[float, ...]:

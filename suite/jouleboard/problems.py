@@ -56,8 +56,8 @@ RULES = {
     "integral": "the integral beside a counter is that of the power in the trace",
     "counter": "the joules of a counter are the difference of its readings at both ends of the window",
     "trace": "a trace is whole, and its rows are of the report's own windows",
-    "trace-short": "the trace covers the windows of all valid trials",
-    "trace-flat": "no sensor gives the same power a hundred times under load",
+    "trace-short": "the trace covers the windows of all trials whose sensor was read",
+    "trace-flat": "no sensor gives the same power fifty times in a row under load",
     "cpu-trace": "the CPU time of a window is that of its trace",
     "cpu-cores": "CPU time is no more than all cores could give",
     "window": "each window of a report has a name of its own",
@@ -114,7 +114,7 @@ RULES = {
 SINCE = dict.fromkeys((
     "place", "merkle", "item-range", "likelihood", "sample", "tokens", "counter", "trace-short", "trace-flat", "cpu-trace", "cpu-cores", "order",
     "base", "realised", "memory", "time", "future", "time-order", "overlap", "above-limit", "roofline-time", "roofline-memory", "roofline-energy",
-    "identical-repeats", "text-markup", "private", "submitter", "source", "manifest", "manifest-sample", "reproduces", "item-canonical",
+    "identical-repeats", "text-markup", "private", "submitter", "source", "manifest", "manifest-sample", "reproduces", "item-canonical", "copied", "twin",
 ), 3)
 """Rules that came after the first ones: entries of earlier rules are not held against them (`Report.rules_version`)."""
 

@@ -15,14 +15,16 @@ from pathlib import Path
 from jouleboard import sitefolder, sitepages
 from jouleboard.paths import data_folder
 from jouleboard.rows import Board
-from jouleboard.sitefolder import MARKER, Site
+from jouleboard.sitefolder import MARKER, Site, environment
 from jouleboard.sitepages import RAW, Whole
+from jouleboard.trust import Trust
 
-__all__ = ["MARKER", "RAW", "publish"]
+__all__ = ["MARKER", "RAW", "environment", "publish"]
 
 
 def publish(
-    boards: Sequence[Board], out: Path, *, folders: Mapping[str, Path] | None = None, problems: Sequence[str] = (), address: str = ""
+    boards: Sequence[Board], out: Path, *, folders: Mapping[str, Path] | None = None, problems: Sequence[str] = (), address: str = "",
+    trust: Mapping[str, Trust] | None = None,
 ) -> list[Path]:
     """Render the site into a folder, all of it or nothing.
 
@@ -32,6 +34,7 @@ def publish(
         folders: where the raw files of each entry (`Row.entry`) are, to be copied beside its page.
         problems: what was left out and why, a line each (`relative/path: field: what`); listed on the front page.
         address: where the site will be published, with a slash at the end, for the feed; empty: its links are relative.
+        trust: how far each entry may be believed, by its digest; shown in every row.
 
     Returns:
         The files of the site, sorted.
@@ -41,7 +44,9 @@ def publish(
         StorageError: the folder cannot be written; a former site is still there.
     """
     with sitefolder.under_construction(out) as site:
-        whole = Whole.of(boards, problems, address)
+        whole = Whole.of(boards, problems, address, trust)
+        for env in site.envs.values():
+            env.globals["trust"] = dict(trust or {})
         _static(site)
         sitepages.still(site)
         # Before anything is drawn: drawing starts threads, and a process with threads should not fork.

@@ -39,8 +39,9 @@ RULES_VERSION = 2
 """Rules that a run measures by."""
 PUBLISHED_RULES = 3
 """Rules that an entry must keep to be published: `submit` seals it under them, and they ask for more than those of a run."""
-Submitter = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9](-?[A-Za-z0-9]){0,38}\Z")]
+ACCOUNT = r"^[A-Za-z0-9](-?[A-Za-z0-9]){0,38}\Z"
 """A name of an account as GitHub allows it."""
+Submitter = Annotated[str, msgspec.Meta(pattern=ACCOUNT)]
 
 
 class Withdrawal(Noun, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from jouleboard.cascaderows import Derived
 from jouleboard.costmodel import Crossover, Fit
 from jouleboard.declared import Boundary, Method, Noun
 from jouleboard.declared_tasks import Metric
@@ -222,6 +223,8 @@ class Board(Noun, frozen=True, kw_only=True):
     least_difference: float | None = None
     """Difference in macro accuracy, in absolute terms, that a paired comparison of this many items finds with 80 % power; None where no
     pair is on the board."""
+    cascades: tuple[Derived, ...] = ()
+    """Derived, not measured: small variant first, its base where it is unsure (`derived.with_cascades`)."""
 
     @property
     def is_serving(self) -> bool:

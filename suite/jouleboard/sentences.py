@@ -75,6 +75,10 @@ def _dominates(found: Verdict, names: tuple[str, str], spent: str) -> str:
     if better:
         return (f"{winner} answers {points(found.quality)} and costs no more than {COST_MARGIN * 100:.0f} % more {spent} "
                 f"({_span(found.cost_ratio)}): it dominates {loser}")
+    if not cheaper:
+        # Either alone is not certain, one of the two is (see `statistics.verdicts`).
+        return (f"{winner} costs {saving(found.cost_ratio, spent, than=loser)} and answers {points(found.quality)}; it is better in one "
+                f"of the two and worse in neither by more than the margin: it dominates {loser}")
     return (f"{winner} does the same work for {saving(found.cost_ratio, spent)} and loses no more than {_MARGIN_POINTS} of accuracy "
             f"({signed_points(found.quality)}): it dominates {loser}")
 

@@ -132,6 +132,7 @@ def environment(language: Language = LANGUAGES[0]) -> jinja2.Environment:
         auto_reload=False,
     )
     translating.install(env, translating.catalogue(data_folder("site") / "locale", language.code))
+    env.globals["trust"] = {}
     env.filters |= formats.FILTERS | {"by_tier": views.by_tier, "standing": views.standing, "trial_cost": costs.headline_cost}
     return env
 

@@ -44,7 +44,7 @@ from jouleboard.records import FileDigest
 from jouleboard.rows import Board, Row
 from jouleboard.sitefolder import Made, Site
 from jouleboard.translating import LANGUAGES, Language
-from jouleboard.trust import trust
+from jouleboard.trust import Trust
 from jouleboard.views import BoardView
 
 WIDTHS = {"wide": 860, "narrow": 380}
@@ -73,12 +73,15 @@ class Whole:
     problems: tuple[str, ...]
     address: str
     """Where the site will be, for the feed; empty: not known."""
+    trust: Mapping[str, Trust]
+    """How far each entry may be believed, by its digest."""
 
     @classmethod
-    def of(cls, boards: Sequence[Board], problems: Sequence[str], address: str) -> Whole:
+    def of(cls, boards: Sequence[Board], problems: Sequence[str], address: str, trust: Mapping[str, Trust] | None = None) -> Whole:
         """Derive the views of all boards."""
         declared = catalogue.load_all(data_folder("workloads"), Workload)
-        return cls(views=tuple(views.board_view(board, declared) for board in boards), workloads=declared, problems=tuple(problems), address=address)
+        return cls(views=tuple(views.board_view(board, declared) for board in boards), workloads=declared, problems=tuple(problems), address=address,
+                   trust=trust or {})
 
     @cached_property
     def families(self) -> tuple[familyviews.Family, ...]:
@@ -88,7 +91,12 @@ class Whole:
     @cached_property
     def digests(self) -> dict[str, str]:
         """By the board's key: the digest of all that the board says."""
-        return {view.board.key: _board_digest(view) for view in self.views}
+        return {view.board.key: _board_digest(view, self.trust) for view in self.views}
+
+    @cached_property
+    def codes(self) -> dict[str, str]:
+        """The codes of the levels of trust, by digest."""
+        return {digest: level.code for digest, level in self.trust.items()}
 
     @cached_property
     def all_digest(self) -> str:
@@ -101,11 +109,11 @@ class Whole:
         return [(referenceviews.slug(one.model), one.title) for one in self.families if one.model in mine]
 
 
-def _board_digest(view: BoardView) -> str:
+def _board_digest(view: BoardView, trust: Mapping[str, Trust]) -> str:
     """Digest all that a board says; of a report its own digest stands for it."""
     told = [[row.report.digest, *(getattr(row, name) for name in Row.__struct_fields__ if name != "report")] for row in view.rows]
     board = [getattr(view.board, name) for name in Board.__struct_fields__ if name not in {"ranked", "unranked"}]
-    return _digest([board, told, view.cell])
+    return _digest([board, told, view.cell, [str(trust.get(row.report.digest)) for row in view.rows]])
 
 
 def _digest(value: object) -> str:
@@ -152,7 +160,7 @@ def board_pages(site: Site, whole: Whole) -> None:
         board, key = view.board, whole.digests[view.board.key]
         site.keep(f"data/board-{board.key}.json", key, partial(downloads.board_json, board))
         site.keep(f"data/board-{board.key}.csv", key, partial(downloads.board_csv, board))
-        site.keep(f"data/board-{board.key}.js", key, partial(boarddata.board_script, view))
+        site.keep(f"data/board-{board.key}.js", key, partial(boarddata.board_script, view, whole.codes))
         table = downloads.board_parquet(board)
         if table is not None:
             site.place(f"data/board-{board.key}.parquet").write_bytes(table)
@@ -238,13 +246,12 @@ def entry_pages(site: Site, whole: Whole, folders: Mapping[str, Path]) -> None:
     for view in whole.views:
         for row in view.rows:
             places.setdefault(row.entry, []).append((view.board, row))
-    reproduced = frozenset(one.report.reproduces for found in places.values() for _, one in found if one.report.reproduces)
     plans = {path.stem for path in data_folder("plans").glob("*.yaml")}
     slugs = {family.model: referenceviews.slug(family.model) for family in whole.families}
 
     def share(mine: Sequence[str]) -> dict[str, Made]:
         for entry in mine:
-            _entry(site, whole, places[entry], folder=folders.get(entry), reproduced=reproduced, plans=plans, slugs=slugs)
+            _entry(site, whole, places[entry], folder=folders.get(entry), plans=plans, slugs=slugs)
         return site.made
 
     for made in sharing.shared(list(places), share, processes=sharing.processes(len(places))):
@@ -252,7 +259,7 @@ def entry_pages(site: Site, whole: Whole, folders: Mapping[str, Path]) -> None:
 
 
 def _entry(
-    site: Site, whole: Whole, places: Sequence[tuple[Board, Row]], *, folder: Path | None, reproduced: frozenset[str], plans: set[str],
+    site: Site, whole: Whole, places: Sequence[tuple[Board, Row]], *, folder: Path | None, plans: set[str],
     slugs: Mapping[str, str],
 ) -> None:
     board, row = places[0]
@@ -261,16 +268,15 @@ def _entry(
     found = badges.badge(board, row)
     site.write(f"{home}/badge.json", badges.endpoint(found))
     site.write(f"{home}/badge.svg", site.envs["en"].get_template("badge.svg.j2").render(badge=found, label=badges.LABEL))
-    level = trust(row.report, reproduced)
     # An entry's page says of each board its own row, its base's model and how many share its tier.
-    inputs = _digest([level, [(one.name, one.bytes) for one in raw], [[whole.digests[place.key], own.entry] for place, own in places]])
+    inputs = _digest([[(one.name, one.bytes) for one in raw], [[whole.digests[place.key], own.entry] for place, own in places]])
 
     def later() -> dict[str, object]:
         return {"view": entryviews.entry_view(places, whole.workloads), "repeat": repeat.repeat(row.report, plans)}
 
     site.page(
         f"{home}/index.html", "entry.html.j2", inputs=inputs, later=later, board=board, row=row, report=row.report,
-        tasks={cell.task: cell for cell in row.tasks}, withheld=views.withheld_codes(row), trust=level, badge=found, raw=raw,
+        tasks={cell.task: cell for cell in row.tasks}, withheld=views.withheld_codes(row), badge=found, raw=raw,
         family=slugs.get(row.report.model))
 
 

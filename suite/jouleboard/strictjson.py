@@ -18,8 +18,8 @@ MAX_DIGITS = 40
 MAX_NESTS = 200_000
 _OPENS, _QUOTE = b"[{", ord('"')
 _NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
-# Possessive: a string without an end is left at once, and not tried again from every place in it.
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
+# A string without an end reaches to the end of the text, so that it is not tried again from every quote in it.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 _BOM = b"\xef\xbb\xbf"
 
 

@@ -7,21 +7,24 @@ Git is never run: the commands that propose the entries are printed.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
-import shlex
+import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jouleboard import check, folders, paths, store
-from jouleboard.check import Entry
+import msgspec
+
+from jouleboard import check, check_place, folders, gates, paths, proposal, publicform, store
+from jouleboard.check import Entry, Options
 from jouleboard.errors import DataFileError, PlanError
-from jouleboard.records import Report
+from jouleboard.records import ACCOUNT, Report
 
 SIMULATED = "SIMULATED"
-PUBLISHED = (store.REPORT, store.ITEMS, store.TRACE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +37,25 @@ class Sorted:
     """Entries that stay where they are, with the reason."""
 
 
-def submit(run: Path, reports: Path | None) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """The words of `jouleboard submit`."""
+
+    submitter: str | None
+    """Account of whoever proposes the entries."""
+    provisional: bool = False
+    """Whether entries that are provisional are published too, marked as such."""
+    dry_run: bool = False
+    """Whether it is only shown what would be published."""
+
+
+def submit(run: Path, reports: Path | None, wishes: Wishes) -> int:
     """Publish the complete entries below a run's folder.
 
     Args:
         run: the folder that `jouleboard run` wrote, or a part of it.
         reports: folder of published entries; None: `reports/` of the checkout.
+        wishes: what else was asked for.
 
     Returns:
         Exit code: 0 all well, 1 an entry does not pass the check.
@@ -48,10 +64,11 @@ def submit(run: Path, reports: Path | None) -> int:
         PlanError: there is nothing to publish, an entry may not be, or a target is taken by something else.
     """
     root = _reports(reports)
+    _require_account(wishes.submitter)
     entries = _checked(run)
     if entries is None:
         return 1
-    _refuse(entries)
+    _refuse(entries, wishes)
     found = sort(entries, root)
     for line in found.left_out:
         print(f"left out  {line}")
@@ -62,15 +79,56 @@ def submit(run: Path, reports: Path | None) -> int:
         if entry.report.environment.code_dirty:
             print(f"warning: {entry.name}: measured with uncommitted changes to the code; commit them and run again, or say "
                   "in the pull request what they are", file=sys.stderr)
-    targets = {target(root, entry): entry for entry in found.chosen}
-    new = [place for place, entry in targets.items() if not there(place, entry)]
-    for place in new:
-        publish(targets[place], place)
-    for place in targets:
-        print(f"{'copied' if place in new else 'there already':<9} {place}")
-    if new:
-        print("\n".join(proposal(root, new, [targets[place] for place in new])))
+    with tempfile.TemporaryDirectory(prefix="jouleboard-submit-") as scratch:
+        return _publish_all(found.chosen, run, root, Path(scratch) / check_place.PUBLISHED, wishes)
+
+
+def _publish_all(chosen: Sequence[Entry], run: Path, root: Path, stage: Path, wishes: Wishes) -> int:
+    """Make the public forms, check them as new entries beside those that are there, show them, and put them in place."""
+    made = [_staged(entry, publicform.make(entry.folder, entry.report, submitter=wishes.submitter, root=run), stage) for entry in chosen]
+    again = check.check_paths([root, stage], Options(fresh=True, keep_items=False, only=_below(stage)))
+    # One that is there already is the same entry, and no copy of it.
+    news = [one for one in made if not there(root / one.folder.relative_to(stage), one)]
+    new = {one.folder for one in news}
+    problems = [problem for problem in again.problems if any(Path(problem.file).is_relative_to(folder) for folder in new)]
+    for problem in problems:
+        print(check.render(problem))
+    if problems:
+        print(f"{len(made)} entries as they would be published, {len(problems)} problem(s): nothing is copied", file=sys.stderr)
+        return 1
+    targets = {root / one.folder.relative_to(stage): one for one in made}
+    print("\n".join(line for one in news for line in proposal.shown(one, stage)))
+    if wishes.dry_run:
+        return 0
+    for place, entry in targets.items():
+        if entry in news:
+            publish(entry, place)
+    for place, entry in targets.items():
+        print(f"{'copied' if entry in news else 'there already':<9} {place}")
+    if news:
+        print("\n".join(proposal.proposal(root, [place for place, one in targets.items() if one in news], news)))
     return 0
+
+
+def _staged(entry: Entry, public: publicform.Public, stage: Path) -> Entry:
+    new = stage / "new"
+    sealed = publicform.write(new, public)
+    made = msgspec.structs.replace(entry.report, digest=sealed.digest)
+    place = target(stage, dataclasses.replace(entry, report=made))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new.rename(place)
+    stripped = f"; left out of {', '.join(public.stripped[:8])}" if public.stripped else ""
+    return dataclasses.replace(entry, folder=place, report=sealed, name=f"{entry.name}{stripped}")
+
+
+def _below(stage: Path) -> frozenset[Path]:
+    return frozenset(path for path in (stage, *stage.rglob("*")))
+
+
+def _require_account(name: str | None) -> None:
+    if name is None or re.fullmatch(ACCOUNT, name) is None:
+        raise PlanError("who proposes the entries is not said" if name is None else f"{name[:40]!r} is no name of an account",
+                        field="--submitter", remedy="name your account where you will open the pull request: --submitter NAME")
 
 
 def _reports(reports: Path | None) -> Path:
@@ -100,19 +158,25 @@ def _checked(run: Path) -> list[Entry] | None:
 # --- what may be published ------------------------------------------------------------------------------------------
 
 
-def _refuse(entries: Sequence[Entry]) -> None:
-    """Refuse the whole run where one of its entries may never be published.
+def _refuse(entries: Sequence[Entry], wishes: Wishes) -> None:
+    """Refuse the whole run where one of its entries may never be published, or is provisional and that was not asked for.
 
     Raises:
         PlanError: naming each such entry and why.
     """
-    found = [(entry, reason) for entry in entries if (reason := refusal(entry.report)) is not None]
-    if found:
-        entry = found[0][0]
+    doubtful = [(entry, found[0]) for entry in entries if entry.report.status == "complete" and (found := gates.provisional(entry.report))]
+    if doubtful and not wishes.provisional and all(refusal(entry.report) is None for entry in entries):
+        named = "; ".join(f"{entry.name}: {reason}" for entry, reason in doubtful)
+        raise PlanError(f"nothing is copied: provisional: {named}", file=doubtful[0][0].folder, field="--provisional",
+                        remedy="measure by a plan with full windows and repeats (`jouleboard plans list`), or add --provisional: "
+                        "the entries are then marked on every page")
+    never = [(entry, reason) for entry in entries if (reason := refusal(entry.report)) is not None]
+    if never:
+        entry = never[0][0]
         remedy = ("measure on a real device" if is_simulated(entry.report) else
                   "declare the model in suite/models with the hub or package that it comes from, and run again"
                   if _has_no_source(entry.report) else "submit a run without it")
-        raise PlanError("nothing is copied: " + "; ".join(f"{entry.name}: {reason}" for entry, reason in found),
+        raise PlanError("nothing is copied: " + "; ".join(f"{entry.name}: {reason}" for entry, reason in never),
                         file=entry.folder, remedy=remedy)
 
 
@@ -211,6 +275,15 @@ def there(place: Path, entry: Entry) -> bool:
     return True
 
 
+def _is_whole(folder: Path, report: Report) -> bool:
+    """Whether a folder holds the very entry that was checked."""
+    try:
+        return store.open_report(folder / store.REPORT).digest == report.digest and all(
+            store.lines_sha256(store.read_lines(folder / name)) == file.sha256 for name, file in report.files.items())
+    except DataFileError:
+        return False
+
+
 def publish(entry: Entry, place: Path, *, field: str = "--reports") -> None:
     """Copy one entry: its three files and nothing else, whole or not at all.
 
@@ -220,11 +293,10 @@ def publish(entry: Entry, place: Path, *, field: str = "--reports") -> None:
     new = place.with_name(f".{place.name}.new")
     try:
         shutil.rmtree(new, ignore_errors=True)
-        for name in PUBLISHED:
+        for name in publicform.FILES:
             store.write_atomic(new / name, (entry.folder / name).read_bytes())
         # What was checked is what is published, whatever happened to the run's folder meanwhile.
-        again = check.check_paths([new])
-        if again.problems or [copy.report.digest for copy in again.entries] != [entry.report.digest]:
+        if not _is_whole(new, entry.report):
             raise PlanError("changed while it was copied", file=entry.folder, remedy="wait until the run has ended")
         folders.replace(new, place)
     except OSError as error:
@@ -232,23 +304,3 @@ def publish(entry: Entry, place: Path, *, field: str = "--reports") -> None:
                         remedy="make the folder writable, or free some space, and run the same command again") from None
     finally:
         shutil.rmtree(new, ignore_errors=True)
-
-
-def proposal(root: Path, places: Sequence[Path], entries: Sequence[Entry]) -> list[str]:
-    """Return the git commands that open a pull request with these entries."""
-    base = root.resolve()
-    checkout = next((folder for folder in (base, *base.parents) if (folder / ".git").exists()), base)
-    # No id goes into it: an id may hold what a branch's name may not (`a..b`).
-    branch = f"entries-{max(place.name for place in places)}"
-    models, hardware = ({getattr(entry.report, name) for entry in entries} for name in ("model", "hardware"))
-    relative = [place.resolve().relative_to(checkout).as_posix() for place in places]
-    title = f"{len(places)} entries of {', '.join(sorted(models))} on {', '.join(sorted(hardware))}"
-    return [
-        "", "to propose them (nothing was sent, git was not run):",
-        f"  cd {shlex.quote(str(checkout))}",
-        f"  git switch --create {shlex.quote(branch)}",
-        "  git add -- " + " ".join(shlex.quote(path) for path in relative),
-        f"  git commit -m {shlex.quote(title)}",
-        f"  git push --set-upstream origin {shlex.quote(branch)}",
-        "then open a pull request from that branch; it holds entries only, no code",
-    ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 from pathlib import Path
 
 from jouleboard import costs, store
@@ -61,11 +62,32 @@ def row(report: Report, folder: Path, base: Report, base_nats: float | None) -> 
             f"{perplexity:>9} {' '.join(accuracies):20} {ratios}  {bill(report)}")
 
 
+def apart(folder: Path, other: Path) -> str | None:
+    """Say how far the log-likelihoods of choices, and of the book's passages a token, are from those of another entry, in nats."""
+    theirs = {(item.task, item.item): item for item in store.read_items(other)}
+    choices, passages = [], []
+    for item in store.read_items(folder):
+        one = theirs.get((item.task, item.item))
+        if one is None or len(one.loglikelihoods) != len(item.loglikelihoods):
+            continue
+        found = [abs(mine - base) for mine, base in zip(item.loglikelihoods, one.loglikelihoods, strict=True)]
+        if item.task == BOOK:
+            passages.append(found[0] / max(item.output_tokens, 1))
+        else:
+            choices += found
+    if not choices:
+        return None
+    book = f"; a token of the book {max(passages):.2g}" if passages else ""
+    return f"{len(choices)} choices: median {statistics.median(choices):.2g}, largest {max(choices):.2g}{book}"
+
+
 def main() -> None:
     """Print the table of each folder."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("runs", nargs="+", type=Path)
-    for run in words.parse_args().runs:
+    words.add_argument("--apart", metavar="RECIPE", help="how far every entry's log-likelihoods are from those of this one, in nats")
+    given = words.parse_args()
+    for run in given.runs:
         found = {path.parent: store.read_report(path) for path in store.find_reports(run)}
         bases = [(folder, report) for folder, report in found.items() if report.is_base and report.failure is None]
         for folder, base in bases:
@@ -75,6 +97,10 @@ def main() -> None:
             for other, report in sorted(found.items(), key=lambda one: (not one[1].is_base, one[1].recipe)):
                 if report.model == base.model:
                     print(row(report, other, base, nats(folder)))
+        reference = next((folder for folder, report in found.items() if report.recipe == given.apart), None)
+        for other, report in sorted(found.items(), key=lambda one: one[1].recipe) if reference else ():
+            if other != reference and (said := apart(other, reference)):
+                print(f"{report.recipe:28} from {given.apart}: {said}")
 
 
 if __name__ == "__main__":

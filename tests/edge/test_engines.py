@@ -157,7 +157,8 @@ def test_quantised_weights_are_read_back_from_the_engines_files(folder, dense, n
     assert after.layers == 3
     assert 8 * after.weight_bytes / after.parameters >= bits
     assert after.weight_bytes < 0.55 * before.weight_bytes
-    assert f"{after.quantised_tensors} tensors are" in after.claims[0]
+    # llama.cpp leaves the output head finer than the rest, so its tensors are of two types.
+    assert sum(int(claim.partition(" ")[0]) for claim in after.claims if "tensors are" in claim) == after.quantised_tensors
     assert str(bits) in after.claims[0].split(" are ")[1]
     assert after.weights_sha256 != before.weights_sha256
     ids = torch.tensor(prompts((20, 20)))

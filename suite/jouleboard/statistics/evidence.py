@@ -61,9 +61,11 @@ class Verdict(Noun, frozen=True, kw_only=True):
     """Cost of the variant over that of the base, with its 95 % interval."""
     p_values: dict[str, float]
     """Holm-adjusted one-sided p-values: `not-worse` (quality not worse by more than the margin), `better`, `worse` (by more than the
-    margin), `cheaper`, `not-dearer` (by more than the margin), `dearer` (by more than the margin where the roles are exchanged)."""
+    margin), `cheaper`, `not-dearer` (by more than the margin), `dearer` (by more than the margin). With `base-` before it
+    (`base-not-worse`, `base-better`, `base-cheaper`, `base-not-dearer`) the same of the base against the variant. `dominates`,
+    `dominated` and `trade-off`: of the claims, by which the verdict is drawn (see `verdicts`). Empty where there is no verdict."""
     needs_items: int | None = None
-    """Of `undecided`: items of each task, in proportion, that would decide the quality side at the differences seen; None where
-    it is decided, or where no number would."""
+    """Of `undecided`: items of all tasks together, each in proportion, that would decide the quality side at the differences seen;
+    None where it is decided, or where no number would."""
     needs_trials: int | None = None
     """Of `undecided`: valid trials of each side that would decide the cost side at the ratio and spread seen."""

@@ -5,10 +5,10 @@ Example: of 161 items a variant wins 16 that the base loses, and loses 6::
     tango(lost=6, gained=16, n=161)       # Limits(low=0.005, high=0.124) about a difference of 0.062
     macro(tasks).tails(-0.01).above       # one-sided p-value of "worse by a point or more"
 
-Items that are right or wrong (0 or 1) have Tango's score interval. Items in clusters, and scores between 0 and 1, have it too, of as many
-items that are right or wrong as give the same standard error, with Student's t: a mean of few differences that matter is as skewed as a
-share of them, and a t interval of it held the truth in 82 % of simulated cases instead of 95 %. Tasks are combined by MOVER
-(Zou and Donner 2008), which keeps each task's skewness. Every p-value is the level at which the interval ends at the bound.
+Items that are right or wrong (0 or 1) have Tango's score interval. Items in clusters, and scores between 0 and 1, have it too, of as
+many items that are right or wrong as give the same standard error, with Student's t: a mean of few differences that matter is as
+skewed as a share of them, and a t interval of it held the truth in 84 % of simulated cases instead of 95 %. Tasks are combined by
+MOVER (Zou and Donner 2008), which keeps each task's skewness. Every p-value is the level at which the interval ends at the bound.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from jouleboard import scores
 from jouleboard.costs import LEVEL
 from jouleboard.estimates import Estimate
 from jouleboard.statistics.evidence import TaskPair
-from jouleboard.statistics.intervals import Floats, clustered_mean, codes_of
+from jouleboard.statistics.intervals import Floats, clustered_mean, telling
 from jouleboard.statistics.measured import Measured, quantile, tail
 from jouleboard.statistics.roots import Point, falling
 
 FARTHEST = 37.0
 """Standard errors beyond which a normal tail is no positive float."""
 _EDGE = 1e-12
+"""Differences of shares below it are rounding."""
 
 
 class Tails(NamedTuple):
@@ -79,7 +80,10 @@ def score(counts: Counts, difference: float) -> float:
 
 
 def tango(*, lost: float, gained: float, n: float, z: float = scores.Z95) -> Limits:
-    """Return the score interval of a paired difference of shares (Tango 1998): where the statistic is z and -z."""
+    """Return the score interval of a paired difference of shares (Tango 1998): where the statistic is z and -z.
+
+    Where only a handful of items differ it is wider than nominal: 97 % instead of 95 % of 50 items, of which three differ.
+    """
     return Limits(low=_lower(Counts(lost=lost, gained=gained, n=n), z), high=-_lower(Counts(lost=gained, gained=lost, n=n), z))
 
 
@@ -164,18 +168,19 @@ def difference(pair: TaskPair, weight: float = 1.0) -> Difference:
     told = 1.0 if whole and pair.clusters is None else _told(apart, mean, pair.clusters)
     counts = Counts(lost=told * float(-np.minimum(apart, 0.0).sum()), gained=told * float(np.maximum(apart, 0.0).sum()),
                     n=told * base.size)
+    return Difference(value=weight * mean.value, counts=counts, weight=weight, dof=_dof(apart, mean, pair.clusters, whole=whole))
+
+
+def _dof(apart: Floats, mean: Measured, clusters: Sequence[str] | None, *, whole: bool) -> float:
+    """Return the degrees of freedom of Student's t.
+
+    Few differing scores, or clusters with any, leave few; of clusters half as many, since their sums are more skewed than single
+    differences are: with all of them the interval held the truth in 92.8 % of some simulated cases.
+    """
     if whole:
-        dof = math.inf if pair.clusters is None else mean.dof
-    else:
-        dof = min(mean.dof, _differing(apart, pair.clusters))
-    return Difference(value=weight * mean.value, counts=counts, weight=weight, dof=dof)
-
-
-def _differing(apart: Floats, clusters: Sequence[str] | None) -> float:
-    """Return the degrees of freedom that differing items leave, at least 1: where few differ much, they alone tell of the spread."""
-    sums = apart if clusters is None else np.bincount(codes_of(clusters), apart)
-    squares = float(sums @ sums)
-    return max(1.0, float(np.abs(sums).sum()) ** 2 / squares - 1) if squares else math.inf
+        return math.inf if clusters is None else mean.dof
+    told = telling(apart, clusters) / (1 if clusters is None else 2)
+    return min(mean.dof, max(1.0, told))
 
 
 def _told(apart: Floats, mean: Measured, clusters: Sequence[str] | None) -> float:
@@ -188,14 +193,18 @@ def _told(apart: Floats, mean: Measured, clusters: Sequence[str] | None) -> floa
     alone = mean if clusters is None else clustered_mean(apart)
     # Few clusters may seem to differ less than items on their own would: that is chance.
     stderr = max(mean.stderr, alone.stderr)
-    if not math.isfinite(stderr) or stderr == 0:
+    if not _EDGE < stderr < math.inf:
         return (mean.dof + 1) / n
     return (float(np.abs(apart).sum()) - n * mean.value**2) / (n * max(n - 1, 1)) / stderr**2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Macro:
-    """The mean paired difference over tasks of equal weight."""
+    """The mean paired difference over tasks of equal weight.
+
+    Of tasks of 50 items the interval is wider than nominal (99 %), of 300 up to 97 %: MOVER adds what each of few items leaves open.
+    So are those of 50 items in clusters, of which there are ten (96 to 100 %).
+    """
 
     parts: tuple[Difference, ...]
 

@@ -120,13 +120,14 @@ class Traffic(Noun, frozen=True, kw_only=True):
 
 
 SECONDS_PER_DAY = 86_400
+_ROUNDING = 1e-12
 
 
 def breakeven(*, bill: Measured, base: Measured, variant: Measured) -> Estimate | None:
     """Return after how many requests a compression bill is paid back.
 
     The interval is that of a ratio by MOVER; it has no upper bound where the saving may be zero, and no bounds where the spread of
-    the costs is not known.
+    the costs is not known. Of three trials a side it is a little wider than nominal (97 %).
 
     Args:
         bill: what compressing cost; with a standard error of zero where it was measured once.
@@ -136,7 +137,7 @@ def breakeven(*, bill: Measured, base: Measured, variant: Measured) -> Estimate 
     Returns:
         None where the variant saves nothing: the bill is never paid back.
     """
-    return _paid(bill, total([base, scaled(variant, -1)]))
+    return _paid(bill, total([base, scaled(variant, -1)]), scale=base.value)
 
 
 def breakeven_days(*, bill: Measured, base: Measured, variant: Measured, traffic: Traffic) -> Estimate | None:
@@ -151,11 +152,12 @@ def breakeven_days(*, bill: Measured, base: Measured, variant: Measured, traffic
         return None
     idling = traffic.idle * (traffic.base_s - traffic.variant_s)
     saving = total([base, scaled(variant, -1), Measured(value=-idling, stderr=0.0, dof=math.inf)])
-    return _paid(bill, scaled(saving, traffic.requests_per_day))
+    return _paid(bill, scaled(saving, traffic.requests_per_day), scale=base.value * traffic.requests_per_day)
 
 
-def _paid(bill: Measured, saving: Measured) -> Estimate | None:
-    if saving.value <= 0:
+def _paid(bill: Measured, saving: Measured, *, scale: float) -> Estimate | None:
+    # A difference of equal costs is rounding, and no saving.
+    if saving.value <= _ROUNDING * scale:
         return None
     top, bottom = bill.limits(), saving.limits()
     found = mover_ratio(top, bottom)

@@ -10,6 +10,10 @@ rank the number of entries less those significantly worse, where all pairs are t
 the largest |t| of any pair where all are equal, from seeded draws in which each entry has a standard error of its own degrees of
 freedom. Each pair is studentised by the two entries' own errors. Entries are taken as independent: what trials of one
 session have in common would cancel in differences, so that intervals err on the wide side.
+
+All of ten ranks together held in more than 99 % of simulated boards: 95 % is reached only where all entries are equal. With few trials
+the critical value of a large board is that of its unluckiest pair: 14.7 standard errors of a difference for 500 entries of five trials
+each, 5.0 for ten. Pooling the spread of like entries, and handing in its degrees of freedom, narrows them.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ MOST = 500
 """Entries of a board that has rank intervals."""
 SEED = 20260101
 DRAWS = 2000
-_CHUNK = 200
+_CHUNK, _PAIRS = 200, 250_000
 
 
 class Ranks(Noun, frozen=True, kw_only=True):
@@ -85,25 +89,27 @@ def critical_value(entries: Sequence[Measured], *, level: float = LEVEL, seed: i
     spreads[:, finite] = generator.chisquare(dofs[finite], (draws, int(finite.sum()))) / dofs[finite]
     errors = (generator.normal(0.0, 1.0, (draws, len(ordered))) * stderrs).astype(np.float32)
     variances = (spreads * stderrs**2).astype(np.float32)
-    largest = [_largest(error, variance) for error, variance in zip(errors, variances, strict=True)]
-    return math.sqrt(float(np.quantile(largest, level)))
+    # As many draws at a time as stay in the processor's cache.
+    step = max(1, _PAIRS // len(ordered) ** 2)
+    largest = [_largest(errors[start:start + step], variances[start:start + step]) for start in range(0, draws, step)]
+    return math.sqrt(float(np.quantile(np.concatenate(largest), level)))
 
 
-def _largest(errors: NDArray[np.float32], variances: NDArray[np.float32]) -> float:
-    """Return the largest squared t of any pair."""
-    squares = np.subtract.outer(errors, errors)
+def _largest(errors: NDArray[np.float32], variances: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the largest squared t of any pair of each draw; both are of the shape [draws, entries]."""
+    squares = errors[:, :, None] - errors[:, None, :]
     np.square(squares, out=squares)
-    both = np.add.outer(variances, variances)
+    both = variances[:, :, None] + variances[:, None, :]
     # Two that are known exactly have no spread: their difference is zero in every draw.
     np.maximum(both, np.finfo(np.float32).tiny, out=both)
     np.divide(squares, both, out=squares)
-    return float(squares.max())
+    return np.asarray(squares.max(axis=(1, 2)))
 
 
 def frontier_probability(qualities: Floats, costs: Sequence[Measured], *, seed: int = SEED) -> list[float]:
     """Return for each entry the share of joint draws in which no other is as good and as cheap, and better in one.
 
-    Costs are drawn as E + (s / sqrt(R)) t(R - 1); few repeats are never bootstrapped (of 3 to 5, a nominal 95 % covers 77 % and 87 %).
+    Costs are drawn as E + (s / sqrt(R)) t(R - 1); few repeats are never bootstrapped (of 3 and 5, a nominal 95 % held 73 and 83 %).
 
     Args:
         qualities: drawn, of `bootstrapped` or `normal`, shape [draws, entries].

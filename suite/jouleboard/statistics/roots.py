@@ -2,7 +2,7 @@
 
 Example: `falling(lambda x: 2 - x * x, low=0.0, high=2.0, known=Point(1.0, 1.0), start=1.5)` is the square root of two, to 13 digits.
 
-SciPy's `brentq` finds the same, but takes six times as long for functions of a few microseconds, and a board has hundreds of thousands.
+SciPy's `brentq` finds the same in three times as long for functions of a microsecond; a board has hundreds of thousands of them.
 """
 
 from __future__ import annotations

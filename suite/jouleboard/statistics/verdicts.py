@@ -13,11 +13,11 @@ What is tested, of the loss margin M, the cost margin C, the true difference d o
 
 "Dominates" is false where d <= -M, or r >= 1 + C, or neither is better. Its p-value is the largest of three tests, one of each
 (an intersection-union test, Berger 1982). The third tests quality and cost at once and would err twice as often were the smaller
-p-value taken as it is, so it is Simes's of the two, which are measured apart. Whoever has one way of the table then needs it at half the
-level; whoever has both needs each at the whole. Each kind of claim is adjusted by Holm over the family, so that any false
+p-value taken as it is, so it is Simes's of the two, which are measured apart. Whoever has one way of the table then needs it at half
+the level; whoever has both needs each at the whole. Each kind of claim is adjusted by Holm over the family, so that any false
 claim of that kind has at most 5 %.
 
-Where both "dominates" and "dominated" stand, each side is better by less than what the other may be worse: a trade-off within the margins.
+Where both "dominates" and "dominated" stand, each side is better by less than the other may be worse: a trade-off within the margins.
 """
 
 from __future__ import annotations

@@ -127,6 +127,9 @@ class LlamaRuns:
         words.n_batch, words.n_ubatch = max(rows * capacity, PIECE_TOKENS), PIECE_TOKENS
         words.n_outputs_max = max(rows, min(wanted, words.n_batch))
         words.n_threads = words.n_threads_batch = self._threads
+        if self._is_float32:
+            # Its flash attention rounds to float16 whatever the cache holds.
+            words.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
         words.type_k = words.type_v = library.GGML_TYPE_F32 if self._is_float32 else library.GGML_TYPE_F16
         return words
 
