@@ -265,7 +265,7 @@ def test_ids_are_unique_on_each_page(name: str, request: pytest.FixtureRequest) 
 @pytest.mark.parametrize("name", ["site", "serving_site", "simulated_site"])
 def test_every_named_label_exists(name: str, request: pytest.FixtureRequest) -> None:
     for page in pages(request.getfixturevalue(name)).values():
-        assert set(page.xpath("//@aria-labelledby")) <= set(page.xpath("//@id"))
+        assert {one for names in page.xpath("//@aria-labelledby") for one in names.split()} <= set(page.xpath("//@id"))
 
 
 # --- security ---------------------------------------------------------------------------------------------------------

@@ -31,6 +31,12 @@ def board_script(view: BoardView, trust: Mapping[str, str] | None = None) -> str
     return f"jouleboard.board({_json(found)});\n"
 
 
+def fits_script(view: BoardView) -> str:
+    """Give the fitted models of a board's ranked rows as a script: only the budget picker needs them."""
+    found = {row.entry: fit for row in view.board.ranked if (fit := _fit(row)) is not None}
+    return f"jouleboard.fits({_json({'key': view.board.key, 'fits': found})});\n"
+
+
 def site_script(views: Sequence[BoardView]) -> str:
     """Give the list of boards as a script: what choosers offer."""
     return f"jouleboard.site({_json({'boards': [summary(view) for view in views]})});\n"
@@ -61,7 +67,7 @@ def _row(row: Row, view: BoardView, trust: Mapping[str, str]) -> Plain:
         "weights": row.weight_bytes, "memory": row.peak_memory_bytes, "first": row.first_token and _six(row.first_token.median_s),
         "next": row.inter_token and _six(row.inter_token.median_s), "techniques": list(techniques(report)),
         "engine": report.engine.name, "method": report.method, "trust": trust.get(report.digest), "badges": list(row.badges),
-        "why": row.unranked, "frontier": _six(row.frontier_share), "correct": _correct(row), "fit": _fit(row), "status": report.status,
+        "why": row.unranked, "frontier": _six(row.frontier_share), "correct": _correct(row), "status": report.status,
         "bar": None if bar is None else [round(one, 1) for one in (bar.value, bar.low, bar.high, bar.zero)]
         + ([] if bar.base is None else [round(bar.base, 1)]),
     }

@@ -161,6 +161,7 @@ def board_pages(site: Site, whole: Whole) -> None:
         site.keep(f"data/board-{board.key}.json", key, partial(downloads.board_json, board))
         site.keep(f"data/board-{board.key}.csv", key, partial(downloads.board_csv, board))
         site.keep(f"data/board-{board.key}.js", key, partial(boarddata.board_script, view, whole.codes))
+        site.keep(f"data/fits-{board.key}.js", key, partial(boarddata.fits_script, view))
         table = downloads.board_parquet(board)
         if table is not None:
             site.place(f"data/board-{board.key}.parquet").write_bytes(table)

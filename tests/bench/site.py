@@ -85,10 +85,11 @@ def looked_at(out: Path) -> None:
         print("playwright is missing: interaction is NOT timed")
         return
     ready = """async () => { while (document.getElementById("explorer").dataset.ready !== "1") await new Promise((done) => setTimeout(done, 5)); return performance.now(); }"""
-    act = """(what) => { const form = document.getElementById("filters"), begun = performance.now();
+    act = """async (what) => { const form = document.getElementById("filters"), begun = performance.now();
         if (what === "filter") { form.elements.q.value = "v7"; form.dispatchEvent(new Event("input", {bubbles: true})); }
         else if (what === "clear") { form.elements.q.value = ""; form.dispatchEvent(new Event("input", {bubbles: true})); }
-        else document.querySelector("#grid thead th:nth-child(5) [role=button]").click();
+        else { const head = document.querySelector("#grid thead th:nth-child(5)"); head.querySelector("[role=button]").click();
+          while (!head.getAttribute("aria-sort")) await new Promise((done) => setTimeout(done)); }
         document.body.getBoundingClientRect(); return performance.now() - begun; }"""
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-background-networking"])

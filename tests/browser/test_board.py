@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -22,6 +23,21 @@ def names(page: Page) -> list[str]:
     return [one.strip() for one in page.locator("#grid tbody th a").all_inner_texts()]
 
 
+def until(page: Page, part: str) -> None:
+    """Wait until the address says something: the table sorts a moment after the click."""
+    for _ in range(100):
+        if part in page.url:
+            return
+        page.wait_for_timeout(50)
+
+
+def sorted_by(page: Page, head: Any, way: str) -> None:
+    for _ in range(100):
+        if head.get_attribute("aria-sort") == way:
+            return
+        page.wait_for_timeout(50)
+
+
 def column(page: Page, title: str) -> int:
     return page.locator("#grid thead th").all_inner_texts().index(title)
 
@@ -38,10 +54,12 @@ def test_a_click_and_a_key_sort_and_say_so(browser: Browser, board: str) -> None
         settled(page)
         head = page.locator("#grid thead th", has_text="Energy, measured")
         head.click()
+        sorted_by(page, head, "ascending")
         assert head.get_attribute("aria-sort") == "ascending"
         assert names(page)[0] == "Six layers dropped"
         head.locator("[role=button]").focus()
         page.keyboard.press("Enter")
+        sorted_by(page, head, "descending")
         assert head.get_attribute("aria-sort") == "descending"
         assert names(page)[-1] == "Six layers dropped"
 
@@ -52,6 +70,7 @@ def test_filters_and_order_stand_in_the_address_and_come_back_from_it(browser: B
         page.select_option("#filters [name=technique]", "quantised")
         assert names(page) == ["int8 weights (torchao)"]
         page.locator("#grid thead th", has_text="Weights").click()
+        until(page, "sort=weights-asc")
         address = page.url
     assert "technique=quantised" in address
     assert "sort=weights-asc" in address

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 LOADS = [Load(prompt=prompt, output=output, batch=batch, requests_a_day=requests) for prompt, output, batch, requests in itertools.product(
     (1, 128, 1500, 9000), (1, 40, 300), (1, 7, 64), (0.0, 1000.0, 2_000_000.0))]
 LIMITS = [Limits(), Limits(memory_bytes=8.2e8), Limits(quality=0.3), Limits(first_token_s=0.05, day_wh=500.0), Limits(next_token_s=0.0003)]
-CALL = """([board, load, limits]) => new Promise((resolve) => jouleboard.load(board, (found) => resolve(jouleboard.pick(found, load, limits)
+CALL = """([board, load, limits]) => new Promise((resolve) => jouleboard.fitted(board, (found) => resolve(jouleboard.pick(found, load, limits)
     .map((one) => [one.row.entry, one.cost, one.first, one.next, one.busy, one.day, one.outside]))))"""
 
 

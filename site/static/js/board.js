@@ -66,7 +66,7 @@
   const seconds = (value) => (value === undefined ? none(word("unmeasured")) : el("span", {}, el("span", { class: "num" }, sig(value, 2)), " s"));
   const bytes = (value) => (value === undefined ? none(word("unmeasured")) : el("span", {}, el("span", { class: "num" }, megabytes(value)), " ", el("span", { class: "unit" }, "MB")));
 
-  /** DataTables makes markup of strings, and these hold what strangers wrote: it gets nodes only. */
+  /** DataTables makes markup of strings, of those to be searched too, and these hold what strangers wrote: it gets nodes, and nothing to search. */
   const text = (shown) => (shown instanceof Node ? shown : el("span", {}, String(shown)));
 
   function columns(board) {
@@ -92,7 +92,7 @@
       name, className: look, type: name === "name" || name === "verdict" || name === "technique" || name === "engine" ? "string" : "num", data: null,
       title: word(`column-${name}`), cellType: name === "name" ? "th" : "td",
       createdCell: name === "name" ? (cell) => cell.setAttribute("scope", "row") : undefined,
-      render: (_data, type, row) => (type === "display" ? text(show(row)) : type === "filter" ? `${row.name} ${row.model} ${row.engine}` : order(row)),
+      render: (_data, type, row) => (type === "display" ? text(show(row)) : type === "filter" ? "" : order(row)),
     }));
   }
 

@@ -4,31 +4,46 @@
 
 window.jouleboard = (() => {
   const page = document.documentElement.dataset;
-  const boards = new Map();
+  const known = new Map();
   const waiting = new Map();
   let list = [];
 
-  /** A board's own script calls this. */
-  function board(found) {
-    boards.set(found.key, found);
-    for (const then of waiting.get(found.key) || []) then(found);
-    waiting.delete(found.key);
+  function arrived(name, found) {
+    known.set(name, found);
+    for (const then of waiting.get(name) || []) then(found);
+    waiting.delete(name);
   }
+
+  /** A board's own script calls this. */
+  const board = (found) => arrived(`board-${found.key}`, found);
+
+  /** The script with a board's fitted models calls this. */
+  const fits = (found) => arrived(`fits-${found.key}`, found);
 
   /** The script that lists all boards calls this. */
   function site(found) {
     list = found.boards;
   }
 
+  function script(name, then) {
+    if (known.has(name)) { then(known.get(name)); return; }
+    if (!/^[a-z]+-[A-Za-z0-9][A-Za-z0-9._-]*$/.test(name)) return;
+    if (waiting.has(name)) { waiting.get(name).push(then); return; }
+    waiting.set(name, [then]);
+    const made = document.createElement("script");
+    made.src = `${page.root}data/${name}.js`;
+    document.head.append(made);
+  }
+
   /** Load a board by its key, and hand it on. */
-  function load(key, then) {
-    if (boards.has(key)) { then(boards.get(key)); return; }
-    if (!/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(key)) return;
-    if (waiting.has(key)) { waiting.get(key).push(then); return; }
-    waiting.set(key, [then]);
-    const script = document.createElement("script");
-    script.src = `${page.root}data/board-${key}.js`;
-    document.head.append(script);
+  const load = (key, then) => script(`board-${key}`, then);
+
+  /** Load a board whose rows have their fitted models. */
+  function fitted(key, then) {
+    load(key, (found) => script(`fits-${key}`, (models) => {
+      for (const row of found.rows) row.fit = models.fits[row.entry];
+      then(found);
+    }));
   }
 
   /** A text of the page, by its name; `{name}` in it is replaced. */
@@ -110,6 +125,6 @@ window.jouleboard = (() => {
 
   const tier = (found) => (found === undefined || found === null ? "–" : `${fixed(found / 10, 1)} – ${fixed((found + 1) / 10, 1)}`);
 
-  return { board, site, load, word, el, fixed, sig, megabytes, entry, state, remember, options, values, fill, number, tier,
+  return { board, fits, site, load, fitted, word, el, fixed, sig, megabytes, entry, state, remember, options, values, fill, number, tier,
     get boards() { return list; } };
 })();

@@ -103,7 +103,7 @@
 
   function draw() {
     jouleboard.remember(jouleboard.values(form), { ...defaults, board: jouleboard.boards[0].key });
-    jouleboard.load(form.elements.board.value, show);
+    jouleboard.fitted(form.elements.board.value, show);
   }
 
   const offered = jouleboard.boards.filter((one) => one.kind === "variants" && one.serving && !one.simulated);
@@ -115,5 +115,5 @@
   form.hidden = false;
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", draw);
-  jouleboard.load(form.elements.board.value, show);
+  jouleboard.fitted(form.elements.board.value, show);
 })();
