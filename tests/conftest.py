@@ -35,7 +35,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what starts a Slurm cluster or needs a GPU, unless `-m` speaks of it; begin with the files that take longest."""
-    for mark in ("slurm", "gpu"):
+    for mark in ("slurm", "gpu", "browser"):
         if mark not in config.getoption("markexpr"):
             config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(mark)])
             items[:] = [item for item in items if not item.get_closest_marker(mark)]

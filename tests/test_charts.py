@@ -65,6 +65,10 @@ def test_light_and_dark_differ_only_in_colour() -> None:
     assert plain[0] == plain[1]
 
 
+def test_a_darkened_drawing_is_the_dark_one() -> None:
+    assert chartstyle.darkened(drawn(factory.board())) == drawn(factory.board(), chartstyle.DARK)
+
+
 def test_the_frontier_holds_what_nothing_beats_on_both_axes() -> None:
     assert [row.report.recipe for row in charts.frontier(factory.board())] == ["drop-6-layers", "base"]
 

@@ -66,24 +66,37 @@ def _against(where: Sequence[Path], base: str) -> checker.Findings:
     return findings
 
 
-def build(reports: Path | None, out: Path, factors: str = "world") -> int:
-    """Build the site from every report that passes the check."""
-    from jouleboard import catalogue, derived, publish, rank  # noqa: PLC0415
+def build(reports: Path | None, out: Path, factors: str = "world", *, address: str = "") -> int:
+    """Build the site from every report that passes the check; nothing is done where nothing has changed since the last time.
+
+    Args:
+        reports: the folder of reports; None: that of the checkout.
+        out: where the site goes.
+        factors: a declared id, or a file.
+        address: where the site will be published; empty: not known.
+    """
+    from jouleboard import catalogue, derived, publish, rank, sitestamp  # noqa: PLC0415
     from jouleboard.factors import Factors  # noqa: PLC0415
 
-    declared = catalogue.read_yaml(Path(factors), Factors) if factors.endswith((".yaml", ".yml")) else catalogue.load(
-        "factors", factors, Factors)
-
+    own = Path(factors) if factors.endswith((".yaml", ".yml")) else None
+    declared = catalogue.load("factors", factors, Factors) if own is None else catalogue.read_yaml(own, Factors)
     root = reports or default_reports()
     if not root.is_dir():
         raise PlanError("does not exist", file=root, field="--reports", remedy="name a folder of reports")
+    stamp = sitestamp.of(root, settings=[factors, address], extra=[] if own is None else [own])
+    if sitestamp.is_current(out, stamp):
+        print(f"nothing changed since {out} was built")
+        return 0
     loaded = checker.load_entries(root)
     for problem in loaded.problems:
         print(checker.render(problem), file=sys.stderr)
     boards = derived.with_cascades(rank.boards(loaded.entries, factors=declared), loaded.entries)
     folders = {entry.name: entry.folder for entry in loaded.entries}
     refused = sorted({problem.file for problem in loaded.problems})
-    pages = publish.publish(boards, out, folders=folders, problems=refused, trust=_trust(loaded, root))
+    pages = publish.publish(boards, out, folders=folders, problems=refused, address=address, trust=_trust(loaded, root))
+    if not loaded.problems:
+        # With problems the next build names them again.
+        sitestamp.keep(out, stamp)
     print(f"{len(loaded.entries)} entries on {len(boards)} board(s), {len(pages)} files; {len(refused)} file(s) refused")
     print(f"open {out / 'index.html'}")
     return 1 if loaded.problems else 0

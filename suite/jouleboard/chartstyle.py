@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from typing import Any
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -29,6 +30,12 @@ DARK = Theme(
     ink="#f0eee9", muted="#aaa59b", grid="#33373f", base="#f0eee9", variant="#6ec1ff", withheld="#ffae66",
     surface="#1b1e24",
 )  # fmt: skip
+
+
+def darkened(svg: str) -> str:
+    """Give a light drawing in the colours of the dark scheme."""
+    colours = {getattr(LIGHT, one.name): getattr(DARK, one.name) for one in fields(Theme)}
+    return re.sub("|".join(map(re.escape, colours)), lambda found: str(colours[found[0]]), svg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

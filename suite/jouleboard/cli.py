@@ -70,6 +70,10 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--factors", metavar="ID", default="world",
                        help="by which joules are shown as carbon, cost and battery charges: a declared id, or a YAML file of your own "
                        "(default: world); they order nothing")
+    build.add_argument("--address", metavar="URL", default=None, type=cli_values.address,
+                       help="where the site will be published (https://example.org/board/), for the links of its feed")
+    build.add_argument("--serve", metavar="PORT", nargs="?", const=8000, type=cli_values.port, default=None,
+                       help="then serve it on this machine alone, until Ctrl-C (default port: 8000; 0: any)")
     build.set_defaults(function=_build)
     cli_compare.add(commands)
     cli_cluster.add(commands)
@@ -160,7 +164,12 @@ def _wall_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _build(args: argparse.Namespace) -> int:
     from jouleboard import boards  # noqa: PLC0415
 
-    return boards.build(args.reports, args.out, args.factors)
+    code = boards.build(args.reports, args.out, args.factors, address=args.address or "")
+    if args.serve is not None:
+        from jouleboard import serving  # noqa: PLC0415
+
+        serving.serve(args.out, port=args.serve)
+    return code
 
 
 def _doctor(args: argparse.Namespace) -> int:

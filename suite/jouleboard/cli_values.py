@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import urllib.parse
 
 
 def positive(text: str) -> int:
@@ -28,6 +29,19 @@ def gigabytes(text: str) -> float:
 def finite(text: str) -> float:
     """Read a number of seconds, of either sign, up to ten years: more is no clock that is off."""
     return _between(text, -3.2e8, 3.2e8, "no number of seconds")
+
+
+def port(text: str) -> int:
+    """Read the number of a port; 0: any that is free."""
+    return int(_between(text if text.isdecimal() else "", 0, 65535, "not a port from 0 to 65535"))
+
+
+def address(text: str) -> str:
+    """Read the address of a site, and end it with a slash."""
+    found = urllib.parse.urlsplit(text)
+    if found.scheme != "https" or not found.hostname or found.query or found.fragment or not text.isascii() or not text.isprintable() or " " in text:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not an address such as https://example.org/board/")
+    return text if text.endswith("/") else f"{text}/"
 
 
 def _between(text: str, least: float, most: float, otherwise: str) -> float:

@@ -6,6 +6,7 @@ rank,variant,quality,...,cpu_s_per_ktoken,...,measured_energy_j_per_ktoken,estim
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 from typing import Any
@@ -63,6 +64,30 @@ def board_csv(board: Board) -> str:
     writer.writeheader()
     writer.writerows({name: _harmless(value) for name, value in line.items()} for line in lines)
     return buffer.getvalue()
+
+
+def has_parquet() -> bool:
+    """Whether Parquet can be written here: pyarrow is no dependency of the site."""
+    return importlib.util.find_spec("pyarrow") is not None
+
+
+def board_parquet(board: Board) -> bytes | None:
+    """Give the same lines as Parquet; None where pyarrow is missing."""
+    if not has_parquet():
+        return None
+    import pyarrow as pa  # noqa: PLC0415 - seconds, and only where it is there
+    from pyarrow import parquet  # noqa: PLC0415
+
+    lines = [_line(row) for row in (*board.ranked, *board.unranked)]
+    columns = list(dict.fromkeys(name for line in lines for name in line)) or ["entry"]
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table({str(_writable(name)): [_writable(line.get(name)) for line in lines] for name in columns}), buffer)
+    return buffer.getvalue()
+
+
+def _writable(value: Cell) -> Cell:
+    # A lone surrogate has no UTF-8 form.
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _line(row: Row) -> dict[str, Cell]:

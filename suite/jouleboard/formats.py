@@ -36,6 +36,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def visible(text: str) -> str:
     """Show invisible and direction-changing characters by their code point (`[U+202E]`)."""
+    # Most of what a page prints is this, and each page prints thousands.
+    if text.isascii() and text.isprintable():
+        return text
     return INVISIBLE.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
 
 

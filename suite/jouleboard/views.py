@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from jouleboard.axes import padded
@@ -170,6 +171,17 @@ def board_view(board: Board, declared: Mapping[str, Workload] | None = None) -> 
         contexts=tuple(sorted({row.inter_token.context_tokens for row in rows
                                if row.inter_token and row.inter_token.context_tokens is not None})),
     )
+
+
+def by_tier(rows: Sequence[Row]) -> list[tuple[int | None, list[Row]]]:
+    """Group rows that are in order of their tiers."""
+    return [(tier, list(mine)) for tier, mine in groupby(rows, key=lambda row: row.tier)]
+
+
+def floor(board: Board) -> int | None:
+    """Return the tier whose floor a reader begins with: that of the best ranked base, else the highest; None where no tier is known."""
+    bases = [row.tier for row in board.ranked if row.is_base and row.tier is not None]
+    return max(bases or [row.tier for row in board.ranked if row.tier is not None], default=None)
 
 
 def marks(board: Board) -> Marks:
