@@ -351,7 +351,7 @@ def test_host_joules_leave_the_platform_out_and_stand_beside_devices_alone(bound
     hosted = tuple(msgspec.structs.replace(one, window=msgspec.structs.replace(one.window, host_j=host)) for one in trials)
     made = factory.report(factory.items(8), trials=hosted, boundary=boundary)
     (board,) = rank.boards([factory.Entry(name="a/b", report=made, items=())])
-    found = entryviews.entry_view([(board, board.unranked[0])], {})
+    found = entryviews.entry_view([(board, board.unranked[0])], {}, {board.key: {}})
     assert found.cells[0].host_j_per_request == (None if expected is None else pytest.approx(expected))
     assert found.has_host is (boundary in {"gpu", "soc"})
     assert entryviews._host_j([*hosted[:2], trials[2]]) is None

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lxml import etree
+from lxml import etree, html
 
 from jouleboard import (
     badges,
@@ -26,6 +26,7 @@ from jouleboard import (
     cli,
     costmodel,
     familyviews,
+    formats,
     frontier,
     picking,
     rank,
@@ -35,6 +36,7 @@ from jouleboard import (
     sitefolder,
     sitestamp,
     techniques,
+    translating,
     trust,
     views,
 )
@@ -292,9 +294,42 @@ def test_the_data_of_a_board_is_what_the_board_says(served: list[Board]) -> None
     for one, row in zip(found["rows"], rows, strict=True):
         assert row.headline_cost is not None
         assert one["cost"][0] == pytest.approx(row.headline_cost.value, rel=1e-5)
+        text = formats.shown(row.headline_cost)
+        assert one["cost"][1] == f"{text.value} [{text.low}, {text.high}]"
         assert one["rank"] == row.rank
         assert row.cost_model is not None
         assert fits[row.entry]["cost"] == [row.cost_model.value(name) for name in ("a0", "a1", "a2", "d0", "d1", "d2")]
+
+
+def test_the_scale_of_a_board_holds_zero_and_every_interval(served: list[Board]) -> None:
+    view = views.board_view(served[0])
+    found, places = script(view), {row.entry: row for row in view.rows}
+    low, high = found["axis"]
+    assert low < 0 < high
+    for one in found["rows"]:
+        bar, quality = view.bars[one["entry"]], places[one["entry"]].quality
+        assert quality is not None
+        assert (one["quality"][0] - low) / (high - low) * 100 == pytest.approx(bar.value, abs=0.01)
+        assert (one["mark"] - low) / (high - low) * 100 == pytest.approx(bar.base, abs=0.01)
+
+
+@pytest.mark.parametrize("hostile", ['<img src=x onerror="alert(1)">', "a\u202eb", "\ud800", "&amp;"])
+def test_small_stretches_of_html_hold_what_a_record_says_as_text(hostile: str) -> None:
+    known = sitefolder.environment().filters
+    for name in ("missing", "text", "digest"):
+        made = known[name](hostile)
+        (one,) = html.fragments_fromstring(f"<p>{made}</p>")
+        assert not one.xpath(".//img")
+        assert one.text_content() == formats.visible(hostile)
+    made = known["interval"](Estimate(value=1.0, low=None, high=None), hostile, hostile)
+    assert [found.text for found in html.fromstring(f"<p>{made}</p>").xpath(".//span[@class='unit' or @class='kind']")] == [formats.visible(hostile)] * 2
+
+
+def test_what_was_not_measured_says_so_in_the_language_of_the_page() -> None:
+    for language, words in ((translating.ENGLISH, "not measured"), (translating.CHINESE, "未测量")):
+        known = sitefolder.environment(language).filters
+        for name in ("missing", "whole", "seconds", "bytes", "interval", "energy"):
+            assert known[name](None) == f'<span class="none">{words}</span>'
 
 
 def test_a_data_script_holds_nothing_that_ends_a_script_or_turns_text() -> None:

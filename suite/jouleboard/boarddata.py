@@ -1,8 +1,8 @@
 """The data that scripts of the site read: one classic script a board and one for all, because pages from `file://` may fetch nothing else.
 
-    jouleboard.board({"key": "3f…", "unit": "CPU-s", "rows": [{"entry": "m/int8", "cost": [1.2, 1.1, 1.3, "1.20", "[1.10, 1.30]"], ...}]});
+    jouleboard.board({"key": "3f…", "unit": "CPU-s", "rows": [{"entry": "m/int8", "cost": [1.2, "1.20 [1.10, 1.30]"], ...}]});
 
-Every number that a table shows comes with its text, so that numbers are formatted in one place (`formats`).
+Every estimate comes with its text, so that numbers are formatted in one place (`formats`); its bounds are what the text says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jouleboard import costmodel, formats, picking
 from jouleboard.estimates import Estimate
 from jouleboard.rows import Row
 from jouleboard.techniques import techniques
-from jouleboard.views import BoardView, floor, standing
+from jouleboard.views import BoardView, base_qualities, floor, quality_axis, session_of, standing
 
 Plain = dict[str, Any]
 
@@ -27,14 +27,17 @@ def board_script(view: BoardView, trust: Mapping[str, str] | None = None) -> str
         view: the board with what is derived from it.
         trust: the codes of entries' levels of trust, by digest.
     """
-    found = summary(view) | {"rows": [_row(row, view, trust or {}) for row in view.rows]}
+    bases = base_qualities(view.rows)
+    rows = [_row(row, trust or {}, bases.get(session_of(row))) for row in view.rows]
+    found = summary(view) | {"axis": [_six(end) for end in quality_axis(view.rows)], "rows": rows}
     return f"jouleboard.board({_json(found)});\n"
 
 
 def fits_script(view: BoardView) -> str:
-    """Give the fitted models of a board's ranked rows as a script: only the budget picker needs them."""
-    found = {row.entry: fit for row in view.board.ranked if (fit := _fit(row)) is not None}
-    return f"jouleboard.fits({_json({'key': view.board.key, 'fits': found})});\n"
+    """Give what only the budget picker and the comparison need: fitted models, and the factors of the cost of a correct answer."""
+    fits = {row.entry: fit for row in view.board.ranked if (fit := _fit(row)) is not None}
+    correct = {row.entry: factors for row in view.rows if (factors := _correct(row)) is not None}
+    return f"jouleboard.fits({_json({'key': view.board.key, 'fits': fits, 'correct': correct})});\n"
 
 
 def site_script(views: Sequence[BoardView]) -> str:
@@ -56,8 +59,8 @@ def summary(view: BoardView) -> Plain:
     }
 
 
-def _row(row: Row, view: BoardView, trust: Mapping[str, str]) -> Plain:
-    report, bar = row.report, view.bars.get(row.entry)
+def _row(row: Row, trust: Mapping[str, str], base_quality: float | None) -> Plain:
+    report = row.report
     found: Plain = {
         "entry": row.entry, "name": report.recipe_title, "model": report.model_title, "base": row.is_base or None, "rank": row.rank,
         "set": _set(row), "tier": row.tier, "quality": _shown(row.quality), "cost": _shown(row.headline_cost),
@@ -67,9 +70,7 @@ def _row(row: Row, view: BoardView, trust: Mapping[str, str]) -> Plain:
         "weights": row.weight_bytes, "memory": row.peak_memory_bytes, "first": row.first_token and _six(row.first_token.median_s),
         "next": row.inter_token and _six(row.inter_token.median_s), "techniques": list(techniques(report)),
         "engine": report.engine.name, "method": report.method, "trust": trust.get(report.digest), "badges": list(row.badges),
-        "why": row.unranked, "frontier": _six(row.frontier_share), "correct": _correct(row), "status": report.status,
-        "bar": None if bar is None else [round(one, 1) for one in (bar.value, bar.low, bar.high, bar.zero)]
-        + ([] if bar.base is None else [round(bar.base, 1)]),
+        "why": row.unranked, "frontier": _six(row.frontier_share), "status": report.status, "mark": _six(base_quality),
     }
     return {name: value for name, value in found.items() if value not in (None, [], ())}
 
@@ -81,12 +82,11 @@ def _set(row: Row) -> str | None:
 
 
 def _shown(estimate: Estimate | None) -> list[object] | None:
-    """Give value, bounds, and both as text."""
+    """Give the value, and value and interval as text."""
     if estimate is None:
         return None
     text = formats.shown(estimate)
-    return [_six(estimate.value), _six(estimate.low), _six(estimate.high), text.value,
-            None if text.low is None else f"[{text.low}, {text.high}]"]
+    return [_six(estimate.value), text.value if text.low is None else f"{text.value} [{text.low}, {text.high}]"]
 
 
 def _correct(row: Row) -> list[float | None] | None:

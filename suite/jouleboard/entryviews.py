@@ -1,12 +1,13 @@
 """What an entry's page shows beyond its rows: cells, gates by rule, the cost model, and what the trials were worth. Pure.
 
-`entry_view(places, declared).gates[0].failing` are the rows of the first gate that did not pass, the others are folded away;
+`entry_view(places, declared, sizes).gates[0].failing` are the rows of the first gate that did not pass, the others are folded away;
 `.predictions[0].error` is -0.04 where the model says 4 % less than what was measured.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,8 @@ class CellView:
     row: Row
     title: str
     strip: Strip | None
+    of: int
+    """Ranked entries of the board in the tier of this one."""
     trials: int
     """Valid ones."""
     void: int
@@ -124,17 +127,25 @@ class EntryView:
     """Whether there is a host outside the boundary, measured or not."""
 
 
-def entry_view(places: Sequence[tuple[Board, Row]], declared: Mapping[str, Workload]) -> EntryView:
+def tier_sizes(board: Board) -> Mapping[int | None, int]:
+    """Count the ranked entries of each tier."""
+    return Counter(row.tier for row in board.ranked)
+
+
+def entry_view(
+    places: Sequence[tuple[Board, Row]], declared: Mapping[str, Workload], sizes: Mapping[str, Mapping[int | None, int]],
+) -> EntryView:
     """Derive what the page of an entry shows.
 
     Args:
         places: the boards that it stands on with its row on each, in the order of the front page.
         declared: the serving workloads that have a data file, by id.
+        sizes: `tier_sizes` of each board, by its key.
     """
     report, row = places[0][1].report, places[0][1]
     cells = [(one.workload, one.batch) for one in report.trials]
     return EntryView(
-        cells=tuple(_cell(board, row, declared) for board, row in places),
+        cells=tuple(_cell(board, row, declared, sizes[board.key]) for board, row in places),
         titles={cell: cell_title(*cell, declared) for cell in dict.fromkeys(cells)}, gates=gate_groups(report.gates),
         probes=tuple(_probe(probe) for probe in report.probes),
         predictions=() if row.cost_model is None else costmodel.validate(row.cost_model, report.trials),
@@ -143,12 +154,12 @@ def entry_view(places: Sequence[tuple[Board, Row]], declared: Mapping[str, Workl
     )
 
 
-def _cell(board: Board, row: Row, declared: Mapping[str, Workload]) -> CellView:
+def _cell(board: Board, row: Row, declared: Mapping[str, Workload], sizes: Mapping[int | None, int]) -> CellView:
     mine = [trial for trial in row.report.trials if (trial.workload, trial.batch) == (row.workload, row.batch)]
     valid = [trial for trial in mine if trial.void is None]
     return CellView(
-        board=board, row=row, title=cell_title(row.workload, row.batch, declared), strip=strip(row), trials=len(valid),
-        void=len(mine) - len(valid), mismatch=mismatch(valid),
+        board=board, row=row, title=cell_title(row.workload, row.batch, declared), strip=strip(row), of=sizes.get(row.tier, 0),
+        trials=len(valid), void=len(mine) - len(valid), mismatch=mismatch(valid),
         host_j_per_request=_host_j(valid) if row.report.boundary in DEVICES else None,
     )
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jinja2
 
-from jouleboard import costs, formats, storage, translating, views
+from jouleboard import costs, formats, pieces, storage, translating, views
 from jouleboard.errors import JouleboardError
 from jouleboard.paths import data_folder
 from jouleboard.translating import LANGUAGES, Language
@@ -56,6 +56,8 @@ class Site:
     made: dict[str, Made] = field(default_factory=dict)
     code: str = ""
     """Digest of all that renders."""
+    folders: set[Path] = field(default_factory=set)
+    """Those that were made and are inside the root."""
 
     def place(self, name: str) -> Path:
         """Return the path of a file of the site, its folder made; each part of its name is checked."""
@@ -66,14 +68,17 @@ class Site:
                 remedy="names of boards and entries are letters, digits, dots, dashes and slashes",
             )
         path = self.root.joinpath(*parts)
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            raise JouleboardError(f"{name!r} leads out of the site", remedy="take the link out of the folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder is looked at once: nothing but this build writes below the root.
+        if path.parent not in self.folders:
+            if not path.resolve().is_relative_to(self.root.resolve()):
+                raise JouleboardError(f"{name!r} leads out of the site", remedy="take the link out of the folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.folders.add(path.parent)
         return path
 
     def write(self, name: str, text: str) -> None:
         """Write one text file; what has no UTF-8 form (a lone surrogate) is written as JSON would escape it."""
-        self.place(name).write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+        self.place(name).write_bytes(_utf8(text))
 
     def keep(self, name: str, inputs: str, make: Callable[[], str]) -> None:
         """Write a file, taken over from the former site where its inputs are the same; `inputs` must hold all that `make` reads."""
@@ -86,8 +91,9 @@ class Site:
                 path.write_bytes(found)
                 self.made[name] = known
                 return
-        self.write(name, make())
-        self.made[name] = Made(inputs=key, sha256=_sha(path.read_bytes()))
+        fresh = _utf8(make())
+        path.write_bytes(fresh)
+        self.made[name] = Made(inputs=key, sha256=_sha(fresh))
 
     def page(self, name: str, template: str, *, inputs: str, later: Callable[[], dict[str, object]] = dict, **values: object) -> None:
         """Render one page in every language.
@@ -134,6 +140,7 @@ def environment(language: Language = LANGUAGES[0]) -> jinja2.Environment:
     translating.install(env, translating.catalogue(data_folder("site") / "locale", language.code))
     env.globals["trust"] = {}
     env.filters |= formats.FILTERS | {"by_tier": views.by_tier, "standing": views.standing, "trial_cost": costs.headline_cost}
+    pieces.install(env)
     return env
 
 
@@ -171,6 +178,10 @@ def _code() -> str:
     files = sorted(path for folder in folders for path in folder.rglob("*")
                    if path.suffix in {".py", ".j2", ".po"} and "node_modules" not in path.parts)
     return _sha(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files))
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _sha(data: bytes) -> str:

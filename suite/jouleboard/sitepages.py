@@ -99,6 +99,11 @@ class Whole:
         return {digest: level.code for digest, level in self.trust.items()}
 
     @cached_property
+    def tier_sizes(self) -> dict[str, Mapping[int | None, int]]:
+        """By the board's key: how many ranked entries each tier has."""
+        return {view.board.key: entryviews.tier_sizes(view.board) for view in self.views}
+
+    @cached_property
     def all_digest(self) -> str:
         """Digest of all boards together."""
         return _digest([*self.digests.items(), list(self.problems), self.address])
@@ -273,7 +278,7 @@ def _entry(
     inputs = _digest([[(one.name, one.bytes) for one in raw], [[whole.digests[place.key], own.entry] for place, own in places]])
 
     def later() -> dict[str, object]:
-        return {"view": entryviews.entry_view(places, whole.workloads), "repeat": repeat.repeat(row.report, plans)}
+        return {"view": entryviews.entry_view(places, whole.workloads, whole.tier_sizes), "repeat": repeat.repeat(row.report, plans)}
 
     site.page(
         f"{home}/index.html", "entry.html.j2", inputs=inputs, later=later, board=board, row=row, report=row.report,

@@ -253,7 +253,7 @@ def headline(board: Board) -> Headline:
     compared = [row for row in rows if row.cost_ratio and not row.is_base]
     # Ranks order inside tiers, so the first row is not the cheapest.
     best = min((row for row in board.ranked if not row.is_base), key=_headline_cost, default=None)
-    base = next((row for row in rows if row.is_base and (best is None or _session(row) == _session(best))), None)
+    base = next((row for row in rows if row.is_base and (best is None or session_of(row) == session_of(best))), None)
     kind = "simulated" if board.is_simulated and rows else _headline_kind(rows, best, base)
     ours, theirs = best.quality if best else None, base.quality if base else None
     return Headline(
@@ -272,7 +272,7 @@ def _headline_cost(row: Row) -> tuple[float, str]:
     return math.inf if row.headline_cost is None else row.headline_cost.value, row.entry
 
 
-def _session(row: Row) -> tuple[str, str | None, str]:
+def session_of(row: Row) -> tuple[str, str | None, str]:
     """Return what a variant shares with the base that it was measured beside."""
     return row.report.model, row.report.session, row.report.base
 
@@ -294,12 +294,21 @@ def _overlap(one: Estimate, other: Estimate) -> bool | None:
     return one.low <= other.high and other.low <= one.high
 
 
+def quality_axis(rows: Sequence[Row]) -> tuple[float, float]:
+    """Return the ends of a scale that holds zero (chance) and every quality interval of these rows."""
+    return padded([0.0, *(end for row in rows if (one := row.quality) for end in (one.value, one.low, one.high) if end is not None)])
+
+
+def base_qualities(rows: Sequence[Row]) -> dict[tuple[str, str | None, str], float]:
+    """Return the quality of each session's base."""
+    return {session_of(row): row.quality.value for row in rows if row.is_base and row.quality}
+
+
 def bars(rows: Sequence[Row]) -> dict[str, Bar]:
     """Place the quality intervals of a board's rows on one scale that holds zero (chance)."""
     known = [(row, row.quality) for row in rows if row.quality]
-    ends = [end for _, one in known for end in (one.value, one.low, one.high) if end is not None]
-    low, high = padded([0.0, *ends])
-    bases = {_session(row): one.value for row, one in known if row.is_base}
+    low, high = quality_axis(rows)
+    bases = base_qualities(rows)
 
     def place(value: float) -> float:
         return (value - low) / (high - low) * 100
@@ -310,7 +319,7 @@ def bars(rows: Sequence[Row]) -> dict[str, Bar]:
             low=place(one.value if one.low is None else one.low),
             high=place(one.value if one.high is None else one.high),
             zero=place(0.0),
-            base=place(bases[_session(row)]) if _session(row) in bases else None,
+            base=place(bases[session_of(row)]) if session_of(row) in bases else None,
         )
         for row, one in known
     }

@@ -15,13 +15,14 @@
     return made;
   }
 
-  function bar(places, isBase) {
-    const drawn = svg("svg", { class: isBase ? "bar of-base" : "bar", viewBox: "0 0 132 18", width: 132, height: 18, "aria-hidden": "true", focusable: "false" });
-    const x = (value) => (4 + value * 1.24).toFixed(1);
-    const [value, low, high, zero, base] = places;
+  function bar(row, axis) {
+    const drawn = svg("svg", { class: row.base ? "bar of-base" : "bar", viewBox: "0 0 132 18", width: 132, height: 18, "aria-hidden": "true", focusable: "false" });
+    const x = (value) => (4 + (value - axis[0]) / (axis[1] - axis[0]) * 124).toFixed(1);
+    const value = row.quality[0];
+    const [low, high] = jouleboard.bounds(row.quality) || [value, value];
     const upright = (at, name, top) => svg("line", { class: name, x1: x(at), x2: x(at), y1: top, y2: 18 - top });
-    drawn.append(svg("line", { class: "bar-track", x1: 4, x2: 128, y1: 9, y2: 9 }), upright(zero, "bar-zero", 3));
-    if (base !== undefined) drawn.append(upright(base, "bar-base", 1));
+    drawn.append(svg("line", { class: "bar-track", x1: 4, x2: 128, y1: 9, y2: 9 }), upright(0, "bar-zero", 3));
+    if (row.mark !== undefined) drawn.append(upright(row.mark, "bar-base", 1));
     drawn.append(svg("line", { class: "bar-ci", x1: x(low), x2: x(high), y1: 9, y2: 9 }), svg("circle", { class: "bar-dot", cx: x(value), cy: 9, r: 4.5 }));
     return drawn;
   }
@@ -30,9 +31,9 @@
 
   function interval(found, unit, missing) {
     if (!found) return none(missing || word("unmeasured"));
-    const made = el("span", {}, el("span", { class: "num" }, found[3]));
+    const made = el("span", {}, el("span", { class: "num" }, jouleboard.figure(found)));
     if (unit) made.append(" ", el("span", { class: "unit" }, unit));
-    made.append(" ", el("span", { class: "ci" }, found[4] || word("no-interval")));
+    made.append(" ", el("span", { class: "ci" }, jouleboard.range(found) || word("no-interval")));
     return made;
   }
 
@@ -53,9 +54,9 @@
     return el("span", {}, interval(row.ratio, "×"), flag);
   }
 
-  function qualityCell(row) {
+  function qualityCell(row, axis) {
     if (!row.quality) return none(word("withheld"));
-    return el("span", {}, row.bar ? bar(row.bar, row.base) : null, el("span", { class: "beside" }, interval(row.quality)));
+    return el("span", {}, bar(row, axis), el("span", { class: "beside" }, interval(row.quality)));
   }
 
   function rankCell(row) {
@@ -77,7 +78,7 @@
       ["rank", rankCell, (row) => (row.rank === undefined ? Infinity : row.rank), "c-rank"],
       ["tier", (row) => (row.tier === undefined ? none("–") : jouleboard.tier(row.tier)), (row) => (row.tier === undefined ? -1 : row.tier), ""],
       ["name", (row) => nameCell(row, board.models.length > 1), (row) => row.name, "c-name"],
-      ["quality", qualityCell, (row) => (row.quality ? row.quality[0] : -Infinity), "c-quality"],
+      ["quality", (row) => qualityCell(row, board.axis), (row) => (row.quality ? row.quality[0] : -Infinity), "c-quality"],
       ["cost", (row) => interval(row.cost, board.unit), (row) => first(row.cost), "c-cost"],
       ["ratio", ratioCell, (row) => (row.base ? 1 : first(row.ratio)), ""],
       ["verdict", (row) => el("span", { class: "wrapped" }, verdict(row)), verdict, ""],

@@ -13,14 +13,14 @@
     const ratio = (pick) => (row, first) => (pick(row) === null || !pick(first) ? "" : `× ${sig(pick(row) / pick(first))}`);
     const factor = (index) => (row) => (row.correct ? row.correct[index] : null);
     return [
-      ["quality", (row) => (row.quality ? `${row.quality[3]} ${row.quality[4] || ""}` : null), null],
-      ["cost", (row) => (row.cost ? `${row.cost[3]} ${unit} ${row.cost[4] || ""}` : null), ratio((row) => (row.cost ? row.cost[0] : null))],
+      ["quality", (row) => (row.quality ? row.quality[1] : null), null],
+      ["cost", (row) => (row.cost ? `${jouleboard.figure(row.cost)} ${unit} ${jouleboard.range(row.cost)}` : null), ratio((row) => (row.cost ? row.cost[0] : null))],
       ["token", (row) => (row.correct ? `${sig(row.correct[0])} ${unit}` : null), ratio(factor(0))],
       ["tokens", (row) => (row.correct ? sig(row.correct[1]) : null), ratio(factor(1))],
       ["share", (row) => (row.correct ? sig(row.correct[2]) : null), ratio(factor(2))],
       ["correct", (row) => (row.correct ? `${sig(row.correct[3])} ${unit}${row.correct[4] === null ? "" : ` [${sig(row.correct[4])}, ${sig(row.correct[5])}]`}` : null), ratio(factor(3))],
       ["verdict", (row) => word(row.base ? "standing-base" : `verdict-${row.verdict || "none"}`), null],
-      ["ratio", (row) => (row.ratio ? `${row.ratio[3]} × ${row.ratio[4] || ""}` : null), null],
+      ["ratio", (row) => (row.ratio ? `${jouleboard.figure(row.ratio)} × ${jouleboard.range(row.ratio)}` : null), null],
       ["first", (row) => (row.first === undefined ? null : `${sig(row.first, 2)} s`), ratio((row) => row.first ?? null)],
       ["weights", (row) => (row.weights === undefined ? null : `${jouleboard.megabytes(row.weights)} MB`), ratio((row) => row.weights ?? null)],
       ["memory", (row) => (row.memory === undefined ? null : `${jouleboard.megabytes(row.memory)} MB`), ratio((row) => row.memory ?? null)],
@@ -71,7 +71,7 @@
   form.addEventListener("input", (event) => {
     if (event.target.name !== "board") { show(); return; }
     jouleboard.remember({}, {});
-    jouleboard.load(form.elements.board.value, offer);
+    jouleboard.fitted(form.elements.board.value, offer);
   });
-  jouleboard.load(form.elements.board.value, offer);
+  jouleboard.fitted(form.elements.board.value, offer);
 })();

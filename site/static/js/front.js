@@ -29,13 +29,13 @@
   }
 
   function line(row, board, best) {
-    const cost = el("span", { class: "answer-cost" }, el("span", { class: "num" }, row.cost[3]), " ", el("span", { class: "unit" }, word(`unit-${board.simulated ? "sim" : board.cpu ? "cpu" : "j"}`)));
+    const cost = el("span", { class: "answer-cost" }, el("span", { class: "num" }, jouleboard.figure(row.cost)), " ", el("span", { class: "unit" }, word(`unit-${board.simulated ? "sim" : board.cpu ? "cpu" : "j"}`)));
     const flag = row.base ? word("standing-base") : word(`standing-${row.standing}`, { drift: row.drift || "" });
     return el("li", { class: best ? "answer-best" : "answer-next" },
       el("span", { class: "answer-place" }, word(best ? "best" : "runner-up")),
       el("a", { href: jouleboard.entry(row.entry) }, board.models.length > 1 ? `${row.model}: ${row.name}` : row.name), cost,
-      el("span", { class: "ci" }, row.cost[4] || word("no-interval")),
-      el("span", { class: "answer-quality" }, `${word("quality")} ${row.quality[3]} ${row.quality[4] || ""}`),
+      el("span", { class: "ci" }, jouleboard.range(row.cost) || word("no-interval")),
+      el("span", { class: "answer-quality" }, `${word("quality")} ${row.quality[1]}`),
       el("span", { class: `flag flag-${row.standing}` }, flag));
   }
 
@@ -48,7 +48,8 @@
     const list = el("ol", {}, ...kept.slice(0, 2).map((row, index) => line(row, board, index === 0)));
     const more = el("p", {}, el("a", { href: `${document.documentElement.dataset.home}boards/${board.key}/index.html` }, word("whole-board", { count: board.entries })));
     answer.replaceChildren(title, ...(kept.length ? [list] : []), more);
-    if (kept.length > 1 && kept[0].cost[2] !== null && kept[1].cost[1] !== null && kept[0].cost[2] >= kept[1].cost[1]) more.before(el("p", { class: "muted" }, word("overlap")));
+    const [mine, theirs] = kept.slice(0, 2).map((row) => jouleboard.bounds(row.cost));
+    if (mine && theirs && mine[1] >= theirs[0]) more.before(el("p", { class: "muted" }, word("overlap")));
     answer.dataset.best = kept.length ? kept[0].entry : "";
     answer.dataset.cost = kept.length ? sig(kept[0].cost[0]) : "";
   }

@@ -41,7 +41,10 @@ window.jouleboard = (() => {
   /** Load a board whose rows have their fitted models. */
   function fitted(key, then) {
     load(key, (found) => script(`fits-${key}`, (models) => {
-      for (const row of found.rows) row.fit = models.fits[row.entry];
+      for (const row of found.rows) {
+        row.fit = models.fits[row.entry];
+        row.correct = models.correct[row.entry];
+      }
       then(found);
     }));
   }
@@ -123,8 +126,18 @@ window.jouleboard = (() => {
     return Number.isFinite(value) && value >= 0 ? value : null;
   }
 
+  /** The figure of an estimate as text, and its interval, "" where there is none: `[0.61, "0.610 [0.580, 0.640]"]`. */
+  const figure = (found) => found[1].split(" [", 1)[0];
+  const range = (found) => found[1].slice(figure(found).length + 1);
+
+  /** Lower and upper bound of an estimate as its text gives them; null where it has none. */
+  function bounds(found) {
+    const ends = range(found).slice(1, -1).split(", ").map((one) => Number(one.replaceAll(",", "").replace("−", "-").replace("∞", "Infinity")));
+    return ends.length === 2 ? ends : null;
+  }
+
   const tier = (found) => (found === undefined || found === null ? "–" : `${fixed(found / 10, 1)} – ${fixed((found + 1) / 10, 1)}`);
 
-  return { board, fits, site, load, fitted, word, el, fixed, sig, megabytes, entry, state, remember, options, values, fill, number, tier,
+  return { board, fits, site, load, fitted, word, el, fixed, sig, megabytes, entry, state, remember, options, values, fill, number, figure, range, bounds, tier,
     get boards() { return list; } };
 })();

@@ -80,7 +80,7 @@
         el("span", { class: "sub" }, [index === 0 ? word("best") : index === 1 ? word("runner-up") : "", one.outside ? word("outside") : ""].filter(Boolean).join("; "))),
       cell(`${sig(one.cost)} ${board.cpu ? "CPU-s" : "J"}`), cell(one.day === null ? null : `${sig(one.day)} Wh`), cell(one.first === null ? null : `${sig(one.first * 1000, 2)} ms`),
       cell(one.next === null ? null : `${sig(one.next * 1000, 2)} ms`), cell(one.row.memory === undefined ? null : `${jouleboard.megabytes(one.row.memory)} MB`),
-      cell(one.row.quality ? `${one.row.quality[3]} ${one.row.quality[4] || ""}` : null)));
+      cell(one.row.quality ? one.row.quality[1] : null)));
     return el("div", { class: "scroll", role: "group", tabindex: "0", "aria-labelledby": "h-picked" },
       el("table", {}, el("caption", { class: "visually-hidden" }, word("picked-caption")), el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...body)));
   }
