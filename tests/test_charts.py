@@ -56,6 +56,44 @@ def test_the_chart_fits_the_schema_of_vega_lite() -> None:
     assert chart.to_dict(validate=True)["vconcat"]
 
 
+def crowded(rows: int) -> tuple[Board, list[tuple[float, float]]]:
+    """A board, and a crowd behind it of which two thirds lie in one place."""
+    board = factory.board()
+    (first, *_), cost = board.ranked, max(row.headline_cost.value for row in board.ranked if row.headline_cost)
+    assert first.quality is not None
+    return board, [(cost * (0.5 if n % 3 else 3.0), first.quality.value) for n in range(rows)]
+
+
+def test_a_crowd_is_counted_in_squares_behind_the_points_and_widens_the_axes() -> None:
+    board, crowd = crowded(600)
+    chart = charts.specification(board, WORDS, theme=chartstyle.LIGHT, crowd=crowd)
+    assert chart is not None
+    described = chart.to_dict(validate=True)
+    layer = described["vconcat"][0]["layer"][0]
+    assert layer["mark"]["type"] == "rect"
+    squares = described["datasets"][layer["data"]["name"]] if "name" in layer["data"] else layer["data"]["values"]
+    assert len(squares) == 2
+    assert sorted(one["shade"] for one in squares) == [pytest.approx(0.12 + 0.48 * math.sqrt(0.5), abs=1e-3), 0.6]
+    for (low, high, shade) in ((one["x"], one["x1"], one["shade"]) for one in squares):
+        assert any(low <= cost <= high for cost, _ in crowd[1::3] if shade == 0.6) or any(low <= cost <= high for cost, _ in crowd[::3])
+    alone, behind = drawn(board), charts.quality_cost(board, WORDS, theme=chartstyle.LIGHT, crowd=crowd)
+    assert behind is not None
+    assert len(texts(behind)) >= len(texts(alone)) - 3
+    assert charts.quality_cost(board, WORDS, theme=chartstyle.LIGHT, crowd=[]) == charts.quality_cost(board, WORDS, theme=chartstyle.LIGHT)
+
+
+def test_a_drawing_speaks_another_language_without_being_drawn_again() -> None:
+    other = chartstyle.Words(quality="质量", cost="CPU 秒 <", cost_short="秒", chance="随机", cost_only="只有成本")
+    board = factory.board()
+    for width in (380, 860):
+        said = charts.quality_cost(board, WORDS, theme=chartstyle.LIGHT, width=width)
+        assert said is not None
+        again = chartstyle.translated(said, WORDS, other)
+        assert {"质量", "随机", "只有成本"} <= set(texts(again))
+        assert not {"Quality", "chance", "Cost only", "CPU-s"} & set(texts(again))
+        assert {spec.title for spec in factory.SPECS} <= set(texts(again))
+
+
 def test_the_drawing_has_no_script_no_style_and_no_link() -> None:
     assert not re.search(r"<script|style=|href=|<style|<image", drawn(factory.board()))
 

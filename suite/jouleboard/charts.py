@@ -8,6 +8,8 @@ never the only mark: the base is a diamond, variants are discs, cost-only rows h
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -29,6 +31,8 @@ LONGEST_NAME, LONGEST_NARROW = 48, 32  # characters of one line
 _PLOT_HEIGHT, _STRIP_LINE, _NARROW = 320, 26, 400
 _ABOVE = 20
 """Pixels more where a name stands above its line."""
+_CELL = 16
+"""Pixels of a side of the squares in which what is not drawn by itself is counted."""
 _INTERVAL: dict[str, Any] = {"strokeWidth": 2, "opacity": 0.55}
 
 
@@ -43,15 +47,19 @@ def frontier(board: Board) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def quality_cost(board: Board, words: Words, *, theme: Theme, width: int = 760) -> str | None:
-    """Draw a board as SVG; None where no row has a cost."""
+Crowd = Sequence[tuple[float, float]]
+"""Cost and quality of rows that are counted in squares behind the others, because so many points would hide one another."""
+
+
+def quality_cost(board: Board, words: Words, *, theme: Theme, width: int = 760, crowd: Crowd = ()) -> str | None:
+    """Draw a board as SVG, before a crowd of others; None where no row has a cost."""
     # Checking each part against the schema takes ten times as long as drawing; a test does it once for all of them.
     with schemapi.debug_mode(arg=False):
-        chart = specification(board, words, theme=theme, width=width)
+        chart = specification(board, words, theme=theme, width=width, crowd=crowd)
         return None if chart is None else str(vl_convert.vegalite_to_svg(chart.to_dict(validate=False)))
 
 
-def specification(board: Board, words: Words, *, theme: Theme, width: int = 760) -> alt.VConcatChart | None:
+def specification(board: Board, words: Words, *, theme: Theme, width: int = 760, crowd: Crowd = ()) -> alt.VConcatChart | None:
     """Describe the chart of a board; None where no row has a cost."""
     points = _points(board)
     shown = {point.row.entry for point in points}
@@ -59,12 +67,12 @@ def specification(board: Board, words: Words, *, theme: Theme, width: int = 760)
     alone = [(row, found) for row, found in alone if row.entry not in shown]
     if not points and not alone:
         return None
-    frame = _frame(points, [found for _, found in alone], width)
+    frame = _frame(points, [found for _, found in alone], width, crowd)
     panels: list[alt.LayerChart | alt.FacetChart] = []
     if points:
         title = None if alone else _cost_title(words, frame)
         axes = _Axes(frame=frame, cost=title, quality=words.quality)
-        panels.append(_plot(board, points, axes, words.chance, theme))
+        panels.append(_plot(board, points, axes, words.chance, theme, crowd=crowd))
     if alone:
         panels.append(_strip(alone, words, frame, theme, many=_many_models(board)))
     chart: alt.VConcatChart = alt.vconcat(*panels, spacing=14).configure(**config(theme))
@@ -85,15 +93,15 @@ def _points(board: Board) -> list[_Point]:
     return [_Point(row=row, cost=x, quality=y) for row, x, y in found if x and y]
 
 
-def _frame(points: Sequence[_Point], alone: Sequence[Estimate], width: int) -> Frame:
-    ends = [*(point.cost for point in points), *alone]
-    qualities = [end for point in points for end in _ends(point.quality)]
+def _frame(points: Sequence[_Point], alone: Sequence[Estimate], width: int, crowd: Crowd) -> Frame:
+    costs = [max(_ends(found)) for found in (*(point.cost for point in points), *alone)] + [cost for cost, _ in crowd]
+    qualities = [end for point in points for end in _ends(point.quality)] + [quality for _, quality in crowd]
     low, high = min([0.0, *qualities]), max([0.1, *qualities])
     margin = (high - low) * 0.08
     return Frame(
         width=width - 70,
         height=_PLOT_HEIGHT,
-        cost_high=max(max(_ends(end)) for end in ends) * 1.06 or 1.0,
+        cost_high=max(costs) * 1.06 or 1.0,
         quality_low=low - margin,
         quality_high=high + margin,
     )
@@ -131,7 +139,7 @@ def _data(rows: Sequence[dict[str, Any]]) -> alt.InlineData:
 
 
 def _plot(
-    board: Board, points: Sequence[_Point], axes: _Axes, chance_word: str, theme: Theme
+    board: Board, points: Sequence[_Point], axes: _Axes, chance_word: str, theme: Theme, *, crowd: Crowd
 ) -> alt.LayerChart | alt.FacetChart:
     """Draw the main panel: chance line, frontier, intervals, points, names."""
     frame = axes.frame
@@ -146,6 +154,7 @@ def _plot(
     text: dict[str, Any] = {"align": "right", "dx": -2, "dy": -7, "fontSize": 12, "color": theme.muted}
     line: dict[str, Any] = {"interpolate": "step-after", "strokeWidth": 1.5, "strokeDash": [6, 4], "color": theme.muted}
     layers = [
+        *_background(crowd, axes, theme),
         chance.mark_rule(color=theme.muted, strokeDash=[2, 3]).encode(y=axes.y()),
         chance.mark_text(**text).encode(x=axes.x(), y=axes.y(), text="text:N"),
         alt.Chart(_data(sorted(best, key=itemgetter("x")))).mark_line(**line).encode(x=axes.x(), y=axes.y()),
@@ -157,6 +166,20 @@ def _plot(
         *_labels(board, points, axes, theme),
     ]
     return alt.layer(*layers).properties(width=frame.width, height=frame.height)
+
+
+def _background(crowd: Crowd, axes: _Axes, theme: Theme) -> list[alt.Chart]:
+    """Count the crowd in squares; the fuller, the darker."""
+    frame = axes.frame
+    counts = Counter((int(frame.x(cost) // _CELL), int(frame.y(quality) // _CELL)) for cost, quality in crowd)
+    if not counts:
+        return []
+    most = max(counts.values())
+    values = [{"x": frame.cost_at(column * _CELL), "x1": frame.cost_at(min((column + 1) * _CELL, frame.width)),
+               "y": frame.quality_at(line * _CELL), "y1": frame.quality_at(min((line + 1) * _CELL, frame.height)),
+               "shade": round(0.12 + 0.48 * math.sqrt(count / most), 3)} for (column, line), count in sorted(counts.items())]
+    shade = alt.Opacity("shade:Q", scale=None, legend=None)
+    return [alt.Chart(_data(values)).mark_rect(color=theme.variant).encode(x=axes.x(), x2="x1:Q", y=axes.y(), y2="y1:Q", opacity=shade)]
 
 
 def _cost_title(words: Words, frame: Frame) -> str:

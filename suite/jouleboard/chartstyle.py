@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from typing import Any
+from xml.sax.saxutils import escape
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -47,6 +48,12 @@ class Words:
     cost_short: str
     chance: str
     cost_only: str
+
+
+def translated(svg: str, said: Words, words: Words) -> str:
+    """Give a drawing with other words; a text of it is whole inside its element."""
+    known = {f">{escape(getattr(said, one.name))}<": f">{escape(getattr(words, one.name))}<" for one in fields(Words)}
+    return re.sub("|".join(map(re.escape, known)), lambda found: known[found[0]], svg)
 
 
 def config(theme: Theme) -> dict[str, Any]:

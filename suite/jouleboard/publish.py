@@ -50,9 +50,8 @@ def publish(
         _static(site)
         sitepages.still(site)
         # Before anything is drawn: drawing starts threads, and a process with threads should not fork.
-        sitepages.entry_pages(site, whole, folders or {})
+        sitepages.board_and_entry_pages(site, whole, folders or {})
         sitepages.front(site, whole)
-        sitepages.board_pages(site, whole)
         sitepages.family_pages(site, whole)
         sitepages.reference_pages(site, whole)
     return sorted(path for path in out.resolve().rglob("*") if path.is_file())

@@ -1,7 +1,7 @@
 """The pages of the site, one function a kind: from boards with everything derived, into a folder under construction.
 
 whole = Whole.of(boards, problems=[], address="")
-sitepages.front(site, whole); sitepages.board_pages(site, whole); sitepages.entry_pages(site, whole, folders)
+sitepages.board_and_entry_pages(site, whole, folders); sitepages.front(site, whole); sitepages.family_pages(site, whole)
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -43,14 +44,14 @@ from jouleboard.paths import data_folder
 from jouleboard.records import FileDigest
 from jouleboard.rows import Board, Row
 from jouleboard.sitefolder import Made, Site
-from jouleboard.translating import LANGUAGES, Language
+from jouleboard.translating import ENGLISH, LANGUAGES, Language
 from jouleboard.trust import Trust
 from jouleboard.views import BoardView
 
 WIDTHS = {"wide": 860, "narrow": 380}
 RAW = (store.REPORT, store.ITEMS, store.TRACE)
 MOST_POINTS = 400
-"""Rows beyond which a chart shows the frontier and the bases alone; the tables and downloads have all."""
+"""Rows beyond which a chart shows the frontier and the bases alone, before all others counted in squares; the tables have all."""
 STILL = ("method", "read", "submit", "picker", "compare")
 """Pages that say the same whatever the boards are."""
 
@@ -108,6 +109,10 @@ class Whole:
         """Digest of all boards together."""
         return _digest([*self.digests.items(), list(self.problems), self.address])
 
+    def prepare(self) -> None:
+        """Work out now what is otherwise worked out where it is first asked for."""
+        _ = self.families, self.digests, self.codes, self.tier_sizes
+
     def family_links(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
         """Return address and title of the families of these rows."""
         mine = {row.report.model for row in rows}
@@ -159,9 +164,11 @@ def still(site: Site) -> None:
         site.page(f"{name}/index.html", f"{name}.html.j2", inputs="", rules=RULES)
 
 
-def board_pages(site: Site, whole: Whole) -> None:
-    """Write the page, the data and the charts of each board."""
+def board_pages(site: Site, whole: Whole, keys: Collection[str] | None = None) -> None:
+    """Write the page, the data and the charts of each board, or of those with these keys."""
     for view in whole.views:
+        if keys is not None and view.board.key not in keys:
+            continue
         board, key = view.board, whole.digests[view.board.key]
         site.keep(f"data/board-{board.key}.json", key, partial(downloads.board_json, board))
         site.keep(f"data/board-{board.key}.csv", key, partial(downloads.board_csv, board))
@@ -170,20 +177,33 @@ def board_pages(site: Site, whole: Whole) -> None:
         table = downloads.board_parquet(board)
         if table is not None:
             site.place(f"data/board-{board.key}.parquet").write_bytes(table)
-        for language in LANGUAGES:
-            _charts(site, board, language, key)
+        _charts(site, board, key)
         site.page(f"boards/{board.key}/index.html", "boardpage.html.j2", inputs=key, view=view, families=whole.family_links(view.rows))
 
 
-def _charts(site: Site, board: Board, language: Language, key: str) -> None:
-    words, board = _words(site, board, language), drawable(board)
+def _charts(site: Site, whole: Board, key: str) -> None:
+    board = drawable(whole)
     if all(row.headline_cost is None for row in (*board.ranked, *board.unranked)):
         return
+    crowd = _crowd(whole, board)
     for size, width in WIDTHS.items():
-        light, dark = (f"{language.folder}charts/board-{board.key}-{size}-{scheme}.svg" for scheme in ("light", "dark"))
-        site.keep(light, key, partial(_drawn, board, words, width))
-        # Drawing takes a tenth of a second and more; the two differ only in colour.
-        site.write(dark, chartstyle.darkened(site.place(light).read_text(encoding="utf-8")))
+        # Drawing takes a quarter of a second; the others differ in colour and in a few words.
+        drawn = cache(partial(_drawn, board, _words(site, board, ENGLISH), width, crowd))
+        for language in LANGUAGES:
+            light, dark = (f"{language.folder}charts/board-{board.key}-{size}-{scheme}.svg" for scheme in ("light", "dark"))
+            site.keep(light, key, partial(_spoken, site, board, language, drawn))
+            site.write(dark, chartstyle.darkened(site.place(light).read_text(encoding="utf-8")))
+
+
+def _spoken(site: Site, board: Board, language: Language, drawn: Callable[[], str]) -> str:
+    return chartstyle.translated(drawn(), _words(site, board, ENGLISH), _words(site, board, language))
+
+
+def _crowd(whole: Board, drawn: Board) -> list[tuple[float, float]]:
+    """Return cost and quality of the ranked rows that are not drawn by themselves."""
+    shown = {row.entry for row in drawn.ranked}
+    return [(row.headline_cost.value, row.quality.value) for row in whole.ranked
+            if row.entry not in shown and row.headline_cost is not None and row.quality is not None]
 
 
 def drawable(board: Board) -> Board:
@@ -199,8 +219,8 @@ def drawable(board: Board) -> Board:
     return msgspec.structs.replace(board, ranked=tuple(chosen), unranked=())
 
 
-def _drawn(board: Board, words: Words, width: int) -> str:
-    return charts.quality_cost(board, words, theme=chartstyle.LIGHT, width=width) or ""
+def _drawn(board: Board, words: Words, width: int, crowd: charts.Crowd) -> str:
+    return charts.quality_cost(board, words, theme=chartstyle.LIGHT, width=width, crowd=crowd) or ""
 
 
 def _words(site: Site, board: Board, language: Language) -> Words:
@@ -246,8 +266,8 @@ def reference_pages(site: Site, whole: Whole) -> None:
     site.page("frontier/index.html", "frontier.html.j2", inputs=key, changes=changes, has_feed=feed is not None)
 
 
-def entry_pages(site: Site, whole: Whole, folders: Mapping[str, Path]) -> None:
-    """Write the page of each entry, which may stand on several boards; the first of them leads."""
+def board_and_entry_pages(site: Site, whole: Whole, folders: Mapping[str, Path]) -> None:
+    """Write the pages of the boards, and that of each entry, which may stand on several boards; the first of them leads."""
     places: dict[str, list[tuple[Board, Row]]] = {}
     for view in whole.views:
         for row in view.rows:
@@ -255,12 +275,19 @@ def entry_pages(site: Site, whole: Whole, folders: Mapping[str, Path]) -> None:
     plans = {path.stem for path in data_folder("plans").glob("*.yaml")}
     slugs = {family.model: referenceviews.slug(family.model) for family in whole.families}
 
-    def share(mine: Sequence[str]) -> dict[str, Made]:
-        for entry in mine:
-            _entry(site, whole, places[entry], folder=folders.get(entry), plans=plans, slugs=slugs)
+    def share(mine: Sequence[tuple[Literal["board", "entry"], str]]) -> dict[str, Made]:
+        # Drawing starts threads, and by now all processes that there will be are there.
+        board_pages(site, whole, {name for kind, name in mine if kind == "board"})
+        for kind, name in mine:
+            if kind == "entry":
+                _entry(site, whole, places[name], folder=folders.get(name), plans=plans, slugs=slugs)
         return site.made
 
-    for made in sharing.shared(list(places), share, processes=sharing.processes(len(places))):
+    # What several pages need is worked out once, before there are several processes.
+    whole.prepare()
+    jobs: list[tuple[Literal["board", "entry"], str]] = [("board", view.board.key) for view in whole.views]
+    jobs += [("entry", name) for name in places]
+    for made in sharing.shared(jobs, share, processes=sharing.processes(len(places))):
         site.made.update(made)
 
 
