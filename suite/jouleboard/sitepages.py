@@ -33,6 +33,7 @@ from jouleboard import (
     repeat,
     sharing,
     store,
+    traces,
     views,
 )
 from jouleboard.chartstyle import Words
@@ -44,6 +45,7 @@ from jouleboard.paths import data_folder
 from jouleboard.records import FileDigest
 from jouleboard.rows import Board, Row
 from jouleboard.sitefolder import Made, Site
+from jouleboard.tracedrawing import TraceDrawing, trace_drawing
 from jouleboard.translating import ENGLISH, LANGUAGES, Language
 from jouleboard.trust import Trust
 from jouleboard.views import BoardView
@@ -305,12 +307,20 @@ def _entry(
     inputs = _digest([[(one.name, one.bytes) for one in raw], [[whole.digests[place.key], own.entry] for place, own in places]])
 
     def later() -> dict[str, object]:
-        return {"view": entryviews.entry_view(places, whole.workloads, whole.tier_sizes), "repeat": repeat.repeat(row.report, plans)}
+        return {"trace": _trace(row, folder), "view": entryviews.entry_view(places, whole.workloads, whole.tier_sizes), "repeat": repeat.repeat(row.report, plans)}
 
     site.page(
         f"{home}/index.html", "entry.html.j2", inputs=inputs, later=later, board=board, row=row, report=row.report,
         tasks={cell.task: cell for cell in row.tasks}, withheld=views.withheld_codes(row), badge=found, raw=raw,
         family=slugs.get(row.report.model))
+
+
+def _trace(row: Row, folder: Path | None) -> TraceDrawing | None:
+    """Draw the trace of an entry; None where its file is not there."""
+    path = None if folder is None else folder / store.TRACE
+    if path is None or not path.is_file() or not row.report.trials:
+        return None
+    return trace_drawing(traces.decode(store.read_lines(path), file=str(path)), row.report)
 
 
 def _raw(site: Site, row: Row, folder: Path | None, home: str) -> list[RawFile]:
