@@ -24,7 +24,7 @@ from jouleboard.declared_tasks import Metric
 from jouleboard.meters.integral import integrate_j
 from jouleboard.meters.model import estimate_j
 from jouleboard.recipes import Recipe
-from jouleboard.records import PUBLISHED_RULES, RULES_VERSION, Chance, Environment, Item, Report, TaskResult
+from jouleboard.records import PUBLISHED_RULES, RULES_VERSION, Chance, Environment, Failure, Item, Report, TaskResult
 from jouleboard.traces import Sample
 from jouleboard.windows import Canary, Energy, Idle, Probe, SkippedProbe, Trial, Window
 from tests import factory
@@ -253,6 +253,17 @@ def run_entry(folder: Path, recipe: str, **overrides: Any) -> Report:
     """Write an entry as `jouleboard run` does: under the rules of a run, without what `submit` adds."""
     report, own, rows = entry(recipe, **{"rules_version": RULES_VERSION, "submitter": None} | overrides)
     return factory.write_entry(folder, report, own, rows)
+
+
+def fail(run: Path, recipe: str) -> Report:
+    """Make an entry of a run one that could not be built."""
+    folder = run / MODEL / recipe
+    there = store.read_report(folder / store.REPORT)
+    failure = Failure(phase="build", code="out-of-memory", reason="the worker ended: 140 GB were asked for", log_tail="packing layer 17 of 30\n")
+    gone: dict[str, Any] = {"status": "failed", "failure": failure, "build": None, "realised": None, "peak_memory_bytes": None, "live": None,
+                            **dict.fromkeys(("tasks", "trials", "probes", "skipped_probes", "idle", "canary"), ())}
+    files = {store.ITEMS: store.write_items(folder, []), store.TRACE: store.write_lines(folder / store.TRACE, [traces.HEADER])}
+    return store.write_report(folder, msgspec.structs.replace(gates.apply(msgspec.structs.replace(there, **gone), []), files=files))
 
 
 def environment(**overrides: Any) -> Environment:

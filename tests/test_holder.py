@@ -204,6 +204,30 @@ def test_a_run_that_was_followed_while_it_slept_stops_and_leaves_the_others_name
     assert holder.holder(tmp_path / "work") == follower
 
 
+SWALLOWS = """
+import gc, pathlib, sys, time
+from jouleboard import holder, interrupts
+folder, = (pathlib.Path(word) for word in sys.argv[1:])
+interrupts.listen()
+holder.BEAT_S = 1.0
+class Finalised:
+    def __del__(self):
+        (folder / holder.HOLDER).unlink()
+        time.sleep(2.5)
+        print("went on", flush=True)
+with holder.hold(folder, folder):
+    Finalised()
+    time.sleep(30)
+    print("not ended", flush=True)
+"""
+
+
+def test_a_signal_that_a_finaliser_swallows_is_sent_again(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SWALLOWS, str(tmp_path / "work")], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 128 + 15
+    assert "not ended" not in done.stdout
+
+
 @pytest.mark.usefixtures("quick_beat")
 def test_a_name_that_cannot_be_read_for_a_moment_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beats: list[Path] = []

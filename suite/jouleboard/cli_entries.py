@@ -1,4 +1,4 @@
-"""The command line of entries: `check`, `preview`, `submit`, `export` and `schema`."""
+"""The command line of entries: `check`, `preview`, `submit`, `withdraw`, `export` and `schema`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands."""
     _check_parser(commands)
     _submit_parser(commands)
+    _withdraw_parser(commands)
     _preview_parser(commands)
     _export_parser(commands)
     schema = commands.add_parser("schema", help="the format of reports and items: JSON Schema, or every field in words",
@@ -40,8 +41,8 @@ def _submit_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 Copy what `jouleboard run` wrote into the folder of published entries, and print the git commands that propose it:
 
   1. every entry below RUN is checked as `jouleboard check` does; with any problem nothing is copied (exit code 1);
-  2. complete entries are published with their base, measured in the same session; failed variants and entries without
-     energy trials stay where they are, and are named;
+  2. complete entries are published with their base, measured in the same session, and failed variants with --failed;
+     others and entries without energy trials stay where they are, and are named;
   3. names of this host and its user, paths and addresses are taken out, and what becomes public is shown; then each is
      checked once more, as a new entry: rules of today, declared model, recipe, tasks and hardware, no copy of another;
   4. each goes to reports/HARDWARE/MODEL/RECIPE/UTC-DIGEST/, whole or not at all; an entry that is there already is left
@@ -56,8 +57,20 @@ without --provisional.
     submit.add_argument("--reports", type=Path, metavar="DIR", help="folder of published entries (default: reports/ of the checkout)")
     submit.add_argument("--submitter", metavar="NAME", help="your account, where you will open the pull request; it is published")
     submit.add_argument("--provisional", action="store_true", help="publish provisional entries too; every page marks them")
+    submit.add_argument("--failed", action="store_true", help="publish variants that failed too: boards show what does not work")
+    submit.add_argument("--replaces", nargs="+", type=Path, default=[], metavar="ENTRY", help="folders of your published entries that entries of this "
+                        "run correct: same hardware, model and recipe; they leave the boards")
     submit.add_argument("--dry-run", action="store_true", help="show what would be published, and copy nothing")
     submit.set_defaults(function=_submit)
+
+
+def _withdraw_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    withdraw = commands.add_parser("withdraw", help="take a published entry off the boards, with a reason",
+                                   description="Write the file beside a published entry that says that it no longer counts, and why, and print the git "
+                                   "commands that propose it. The entry itself is never changed. To correct one, measure again and `submit --replaces`.")
+    withdraw.add_argument("entry", type=Path, metavar="ENTRY", help="its folder: reports/HARDWARE/MODEL/RECIPE/UTC-DIGEST")
+    withdraw.add_argument("--reason", required=True, metavar="TEXT", help="a sentence for everybody to read; it is published")
+    withdraw.set_defaults(function=_withdraw)
 
 
 def _preview_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -102,7 +115,13 @@ def _submit(args: argparse.Namespace) -> int:
     from jouleboard import submit  # noqa: PLC0415
 
     return submit.submit(args.run, args.reports, submit.Wishes(
-        submitter=args.submitter, provisional=args.provisional, dry_run=args.dry_run))
+        submitter=args.submitter, provisional=args.provisional, failed=args.failed, replaces=tuple(args.replaces), dry_run=args.dry_run))
+
+
+def _withdraw(args: argparse.Namespace) -> int:
+    from jouleboard import withdraw  # noqa: PLC0415
+
+    return withdraw.withdraw(args.entry, args.reason)
 
 
 def _schema(args: argparse.Namespace) -> int:

@@ -200,8 +200,11 @@ def _beat(folder: Path, me: Holder, stop: threading.Event, lost: threading.Event
     while not stop.wait(BEAT_S):
         if _is_lost(folder, me):
             lost.set()
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
+            # Python swallows what a handler raises inside a finaliser, and this run may not go on: a later signal ends it at once.
+            while True:
+                os.kill(os.getpid(), signal.SIGTERM)
+                if stop.wait(BEAT_S):
+                    return
         with contextlib.suppress(OSError):
             os.utime(folder / HOLDER)
 

@@ -39,7 +39,7 @@ class Public:
     """Places of the texts that were changed."""
 
 
-def make(folder: Path, report: Report, *, submitter: str | None, root: Path) -> Public:
+def make(folder: Path, report: Report, *, submitter: str | None, root: Path, replaces: str | None = None) -> Public:
     """Return the public form of an entry.
 
     Args:
@@ -47,6 +47,7 @@ def make(folder: Path, report: Report, *, submitter: str | None, root: Path) -> 
         report: as it was read from there.
         submitter: account of whoever proposes it.
         root: of the run, whose path is left out of what is published.
+        replaces: digest of the published entry that this one corrects.
 
     Raises:
         DataFileError: a raw file cannot be read.
@@ -58,7 +59,7 @@ def make(folder: Path, report: Report, *, submitter: str | None, root: Path) -> 
     if stripped:
         # Reasons of gates quote what a window says.
         clean = gates.apply(clean, traces.decode(trace))
-    clean = msgspec.structs.replace(clean, rules_version=PUBLISHED_RULES, submitter=submitter or report.submitter)
+    clean = msgspec.structs.replace(clean, rules_version=PUBLISHED_RULES, submitter=submitter or report.submitter, replaces=replaces or report.replaces)
     clean = msgspec.structs.replace(clean, merkle_root=merkle.of_entry(clean, items, trace))
     return Public(report=store.seal_report(clean), items=tuple(items), trace=tuple(trace), stripped=tuple(stripped))
 

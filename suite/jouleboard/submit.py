@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from jouleboard import check, check_place, folders, gates, paths, proposal, publicform, store
+from jouleboard import check, check_place, folders, gates, paths, proposal, publicform, store, withdraw
 from jouleboard.check import Entry, Options
 from jouleboard.errors import DataFileError, PlanError
 from jouleboard.records import ACCOUNT, Report
@@ -45,6 +45,10 @@ class Wishes:
     """Account of whoever proposes the entries."""
     provisional: bool = False
     """Whether entries that are provisional are published too, marked as such."""
+    failed: bool = False
+    """Whether variants that failed are published too: what does not work is a result."""
+    replaces: tuple[Path, ...] = ()
+    """Folders of published entries that entries of this run correct."""
     dry_run: bool = False
     """Whether it is only shown what would be published."""
 
@@ -70,7 +74,7 @@ def submit(run: Path, reports: Path | None, wishes: Wishes) -> int:
     _refuse(entries, wishes)
     # What may not be published at all is said before who would do it is asked.
     _require_account(wishes.submitter)
-    found = sort(entries, root)
+    found = sort(entries, root, failed=wishes.failed)
     for line in found.left_out:
         print(f"left out  {line}")
     if not found.chosen:
@@ -86,7 +90,9 @@ def submit(run: Path, reports: Path | None, wishes: Wishes) -> int:
 
 def _publish_all(chosen: Sequence[Entry], run: Path, root: Path, stage: Path, wishes: Wishes) -> int:
     """Make the public forms, check them as new entries beside those that are there, show them, and put them in place."""
-    made = [_staged(entry, publicform.make(entry.folder, entry.report, submitter=wishes.submitter, root=run), stage) for entry in chosen]
+    corrected = _corrected(chosen, wishes)
+    made = [_staged(entry, publicform.make(entry.folder, entry.report, submitter=wishes.submitter, root=run,
+                                           replaces=corrected.get(_kind(entry.report))), stage) for entry in chosen]
     again = check.check_paths([root, stage], Options(fresh=True, keep_items=False, only=_below(stage)))
     # One that is there already is the same entry, and no copy of it.
     news = [one for one in made if not there(root / one.folder.relative_to(stage), one)]
@@ -109,6 +115,30 @@ def _publish_all(chosen: Sequence[Entry], run: Path, root: Path, stage: Path, wi
     if news:
         print("\n".join(proposal.proposal(root, [place for place, one in targets.items() if one in news], news)))
     return 0
+
+
+def _kind(report: Report) -> tuple[str, str, str]:
+    return report.hardware, report.model, report.recipe
+
+
+def _corrected(chosen: Sequence[Entry], wishes: Wishes) -> dict[tuple[str, str, str], str]:
+    """Return which published entry each of ours corrects: its digest, by hardware, model and recipe.
+
+    Raises:
+        PlanError: one to be corrected is not published, is somebody else's, or has no counterpart in this run.
+    """
+    ours = {_kind(entry.report) for entry in chosen}
+    found: dict[tuple[str, str, str], str] = {}
+    for folder in wishes.replaces:
+        old, _ = withdraw.published(folder, field="--replaces")
+        if old.submitter != wishes.submitter:
+            raise PlanError(f"was submitted by {old.submitter}, and only they correct it", file=folder, field="--replaces",
+                            remedy="publish yours beside it: an independent measurement makes both worth more")
+        if _kind(old) not in ours or _kind(old) in found:
+            raise PlanError(f"corrects nothing: this run has no {'other ' if _kind(old) in found else ''}entry of {old.recipe}, {old.model} on {old.hardware}",
+                            file=folder, field="--replaces", remedy="measure the same variant on the same hardware again")
+        found[_kind(old)] = old.digest
+    return found
 
 
 def _staged(entry: Entry, public: publicform.Public, stage: Path) -> Entry:
@@ -187,7 +217,7 @@ def refusal(report: Report) -> str | None:
         return f"it is {SIMULATED}: no device was measured"
     if _has_no_source(report):
         return "its model has no public source (kind `path`), so nobody could measure it again"
-    # A failed entry is left out, whatever else is wrong with it.
+    # Another one is left out, or as a failure is checked in its public form.
     return check.publishable(report) if report.status == "complete" else None
 
 
@@ -202,18 +232,22 @@ def _has_no_source(report: Report) -> bool:
     return report.model_source.get("kind") not in {"hub", "package"}
 
 
-def sort(entries: Sequence[Entry], root: Path) -> Sorted:
-    """Choose the complete entries whose base is published too: in this run, or before."""
-    left_out, complete = [], []
+def sort(entries: Sequence[Entry], root: Path, *, failed: bool = False) -> Sorted:
+    """Choose the complete entries, and those that failed where they are asked for, whose base is published too: in this run, or before."""
+    left_out, complete, broken = [], [], []
     for entry in entries:
         if entry.report.status == "complete":
             complete.append(entry)
         else:
             why = entry.report.failure.reason if entry.report.failure else "it has no energy trials yet"
-            left_out.append(f"{entry.name}: {entry.report.status}: {why}")
+            if failed and entry.report.status == "failed" and not entry.report.is_base:
+                broken.append(entry)
+            else:
+                more = " (--failed publishes it as such)" if entry.report.status == "failed" and not entry.report.is_base else ""
+                left_out.append(f"{entry.name}: {entry.report.status}: {why}{more}")
     bases = {_family(entry.report) for entry in complete if entry.report.is_base}
     chosen = []
-    for entry in sorted(complete, key=lambda entry: (not entry.report.is_base, entry.name)):
+    for entry in sorted([*complete, *broken], key=lambda entry: (not entry.report.is_base, entry.name)):
         if entry.report.is_base or _family(entry.report) in bases or _base_is_published(entry.report, root):
             chosen.append(entry)
         else:

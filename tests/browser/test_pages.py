@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import subprocess
 from pathlib import Path
 
@@ -112,11 +112,14 @@ def test_a_chinese_page_has_no_long_english_sentence_of_ours(browser: Browser, s
     assert not left
 
 
-VALIDATOR = Path(__file__).parents[2] / "site" / "node_modules" / "html-validate"
+def node_is_new_enough() -> bool:
+    found = re.match(r"v(\d+)", subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout)
+    return found is not None and int(found[1]) >= 20
 
 
-@pytest.mark.skipif(not VALIDATOR.is_dir() or shutil.which("node") is None, reason="needs Node and `npm ci` in site/")
 def test_every_page_is_valid_html(site: Path, hostile: Path) -> None:
+    if not node_is_new_enough():
+        pytest.skip("the validator needs Node 20 or newer")
     for folder in (site, hostile):
         done = subprocess.run(["node", str(Path(__file__).parent / "validity.mjs"), str(folder)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-2000:]
