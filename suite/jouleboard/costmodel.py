@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -220,7 +221,9 @@ def _scatter(
     The scatter is known from few probes itself, so each draw has a scale of its own, as Student's t has.
     """
     generator = np.random.default_rng(SEED)
-    drawn = [_draws(model, request, generator) for model in models]
+    # The base is drawn first, and many variants have the same.
+    first, generator.bit_generator.state = _first_draws(models[0], request)
+    drawn = [first, _draws(models[1], request, generator)]
     if drawn[0] is None or drawn[1] is None:
         return None, None, None
     scale = line(models[0], prompt=request[0], output=request[1])
@@ -233,6 +236,13 @@ def _scatter(
         return True, None, None
     low, high = np.percentile(crossings, [2.5, 97.5])
     return True, float(low), float(high)
+
+
+@lru_cache(maxsize=64)
+def _first_draws(model: Fit, request: tuple[int, int]) -> tuple[Floats | None, Any]:
+    """Return the draws of a model that is drawn first, and the state of the generator after them."""
+    generator = np.random.default_rng(SEED)
+    return _draws(model, request, generator), generator.bit_generator.state
 
 
 def _meet_all(lines: Floats, scale: float) -> tuple[npt.NDArray[np.str_], Floats]:

@@ -9,6 +9,7 @@ import csv
 import importlib.util
 import io
 import json
+import math
 from typing import Any
 
 import msgspec
@@ -31,10 +32,34 @@ def _kind(row: Row) -> str:
 
 def board_json(board: Board) -> str:
     """Give the board with its rows; each report is left to its own file, named by entry and digest."""
-    known = msgspec.to_builtins(board)
+    known = msgspec.to_builtins(board, str_keys=True)
     rows = zip((*board.ranked, *board.unranked), (*known.pop("ranked"), *known.pop("unranked")), strict=True)
     known["rows"] = [_row_object(row, builtins) for row, builtins in rows]
-    return json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    return dumped(known)
+
+
+def dumped(value: Any) -> str:
+    """Write JSON for reading, keys in order; numbers that are none are an error."""
+    try:
+        # A hundred times as fast as `json`, and it writes NaN as null.
+        return msgspec.json.format(msgspec.json.encode(_finite(value), order="sorted"), indent=1).decode() + "\n"
+    except UnicodeEncodeError:
+        # A lone surrogate in somebody's text has no UTF-8 form.
+        return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Return the value; raise where `json` would."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"Out of range float values are not JSON compliant: {value!r}")
+    elif isinstance(value, dict):
+        for inner in value.values():
+            _finite(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _finite(inner)
+    return value
 
 
 def _row_object(row: Row, builtins: dict[str, Any]) -> dict[str, Any]:

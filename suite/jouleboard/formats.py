@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -47,6 +48,8 @@ def finalize(value: Any) -> Any:
     return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
+# A page in two languages prints each number twice, and many numbers stand on many pages.
+@lru_cache(maxsize=8192)
 def fixed(value: float, decimals: int) -> str:
     """Format with a fixed number of decimals (negative: rounded before the point), commas and a true minus."""
     if not math.isfinite(value):
@@ -56,6 +59,7 @@ def fixed(value: float, decimals: int) -> str:
     return MINUS + text if rounded < 0 else text
 
 
+@lru_cache(maxsize=8192)
 def sig(value: float, digits: int = 3) -> str:
     """Format with so many significant digits."""
     if value == 0 or not math.isfinite(value):

@@ -8,6 +8,7 @@ needs a script to be read, every link is relative::
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,11 +51,10 @@ def publish(
         _static(site)
         sitepages.still(site)
         # Before anything is drawn: drawing starts threads, and a process with threads should not fork.
-        sitepages.board_and_entry_pages(site, whole, folders or {})
+        sitepages.many_pages(site, whole, folders or {})
         sitepages.front(site, whole)
-        sitepages.family_pages(site, whole)
         sitepages.reference_pages(site, whole)
-    return sorted(path for path in out.resolve().rglob("*") if path.is_file())
+    return sorted(Path(folder, name) for folder, _, names in os.walk(out.resolve()) for name in names)
 
 
 def _static(site: Site) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -36,6 +37,10 @@ def shared(jobs: Sequence[Job], work: Callable[[Sequence[Job]], Result], *, proc
         What each share gave. A share whose process ended without a result is done again here, so that its error is raised here.
     """
     shares = [jobs[number::processes] for number in range(processes)]
+    if processes > 1:
+        # What is there by now is not looked through again and again for garbage, and its memory stays shared with the children.
+        gc.collect()
+        gc.freeze()
     context = multiprocessing.get_context("fork") if processes > 1 else None
     started = []
     for share in shares[1:]:
@@ -53,6 +58,7 @@ def shared(jobs: Sequence[Job], work: Callable[[Sequence[Job]], Result], *, proc
             result = work(share)
         child.join()
         found.append(result)
+    gc.unfreeze()
     return found
 
 

@@ -24,6 +24,7 @@ import jinja2
 from jouleboard import costs, formats, pieces, storage, translating, views
 from jouleboard.errors import JouleboardError
 from jouleboard.paths import data_folder
+from jouleboard.printing import PrintingEnvironment
 from jouleboard.translating import LANGUAGES, Language
 
 MARKER = ".jouleboard-site"
@@ -126,7 +127,7 @@ class Site:
 
 def environment(language: Language = LANGUAGES[0]) -> jinja2.Environment:
     """Return the template environment of a language: everything is escaped, an undefined name is an error."""
-    env = jinja2.Environment(
+    env = PrintingEnvironment(
         loader=jinja2.FileSystemLoader(data_folder("site") / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,

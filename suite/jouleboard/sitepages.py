@@ -1,7 +1,7 @@
 """The pages of the site, one function a kind: from boards with everything derived, into a folder under construction.
 
 whole = Whole.of(boards, problems=[], address="")
-sitepages.board_and_entry_pages(site, whole, folders); sitepages.front(site, whole); sitepages.family_pages(site, whole)
+sitepages.many_pages(site, whole, folders); sitepages.front(site, whole); sitepages.reference_pages(site, whole)
 """
 
 from __future__ import annotations
@@ -237,9 +237,11 @@ def _words(site: Site, board: Board, language: Language) -> Words:
     )
 
 
-def family_pages(site: Site, whole: Whole) -> None:
-    """Write the page of each model family."""
+def family_pages(site: Site, whole: Whole, models: Collection[str] | None = None) -> None:
+    """Write the page of each model family, or of those of some models."""
     for family in whole.families:
+        if models is not None and family.model not in models:
+            continue
         inputs = _digest([family.model, *(whole.digests[view.board.key] for group in family.groups for view in group.boards)])
         site.page(f"families/{referenceviews.slug(family.model)}/index.html", "family.html.j2", inputs=inputs, family=family)
 
@@ -268,8 +270,8 @@ def reference_pages(site: Site, whole: Whole) -> None:
     site.page("frontier/index.html", "frontier.html.j2", inputs=key, changes=changes, has_feed=feed is not None)
 
 
-def board_and_entry_pages(site: Site, whole: Whole, folders: Mapping[str, Path]) -> None:
-    """Write the pages of the boards, and that of each entry, which may stand on several boards; the first of them leads."""
+def many_pages(site: Site, whole: Whole, folders: Mapping[str, Path]) -> None:
+    """Write the pages of boards, families and entries; an entry may stand on several boards, and the first of them leads."""
     places: dict[str, list[tuple[Board, Row]]] = {}
     for view in whole.views:
         for row in view.rows:
@@ -277,9 +279,10 @@ def board_and_entry_pages(site: Site, whole: Whole, folders: Mapping[str, Path])
     plans = {path.stem for path in data_folder("plans").glob("*.yaml")}
     slugs = {family.model: referenceviews.slug(family.model) for family in whole.families}
 
-    def share(mine: Sequence[tuple[Literal["board", "entry"], str]]) -> dict[str, Made]:
+    def share(mine: Sequence[tuple[Literal["board", "family", "entry"], str]]) -> dict[str, Made]:
         # Drawing starts threads, and by now all processes that there will be are there.
         board_pages(site, whole, {name for kind, name in mine if kind == "board"})
+        family_pages(site, whole, {name for kind, name in mine if kind == "family"})
         for kind, name in mine:
             if kind == "entry":
                 _entry(site, whole, places[name], folder=folders.get(name), plans=plans, slugs=slugs)
@@ -287,7 +290,8 @@ def board_and_entry_pages(site: Site, whole: Whole, folders: Mapping[str, Path])
 
     # What several pages need is worked out once, before there are several processes.
     whole.prepare()
-    jobs: list[tuple[Literal["board", "entry"], str]] = [("board", view.board.key) for view in whole.views]
+    jobs: list[tuple[Literal["board", "family", "entry"], str]] = [("board", view.board.key) for view in whole.views]
+    jobs += [("family", family.model) for family in whole.families]
     jobs += [("entry", name) for name in places]
     for made in sharing.shared(jobs, share, processes=sharing.processes(len(places))):
         site.made.update(made)
