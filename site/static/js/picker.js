@@ -111,9 +111,23 @@
   if (!machines.size) { result.replaceChildren(el("p", {}, word("none-fitted", { count: 0 }))); return; }
   jouleboard.options(form.elements.board, Array.from(machines.values()).map((one) => [one.key, `${one.machine}: ${one.models.join(", ")}`]));
   defaults.board = form.elements.board.value;
-  jouleboard.fill(form, jouleboard.state());
+  /** Without a word on quality, answers begin at the tier of the base: a cheap variant that answers nothing is no bargain. */
+  const floor = () => { const { floor: tier } = jouleboard.boards.find((one) => one.key === form.elements.board.value) || {}; return tier > 0 ? jouleboard.fixed(tier / 10, 1) : ""; };
+  const saved = jouleboard.state();
+  if (saved.has("board")) form.elements.board.value = saved.get("board");
+  if (!form.elements.board.value) form.elements.board.value = defaults.board;
+  defaults.quality = form.elements.quality.value = floor();
+  saved.delete("board");
+  jouleboard.fill(form, saved);
   form.hidden = false;
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("input", draw);
+  form.addEventListener("input", (event) => {
+    if (event.target.name === "board") {
+      const before = defaults.quality;
+      defaults.quality = floor();
+      if (form.elements.quality.value === before) form.elements.quality.value = defaults.quality;
+    }
+    draw();
+  });
   jouleboard.fitted(form.elements.board.value, show);
 })();
