@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -102,6 +103,11 @@ def test_a_board_that_does_not_change_is_not_told_of() -> None:
     assert previews.lines([board], [board]) == ["No rank changes."]
     told = previews.lines([], [board])
     assert sum("| new |" in line for line in told) == len(board.ranked) + len(board.unranked)
+    # Ranks begin at 1 in each tier of quality, so one without the other says nothing.
+    rows = tuple(msgspec.structs.replace(row, tier=tier) for row, tier in zip(board.ranked, (6, 6, None), strict=True))
+    told = previews.lines([], [msgspec.structs.replace(board, ranked=rows)])
+    assert [line.split(" | ")[-1] for line in told if "| new |" in line][:3] == [
+        f"{rows[0].rank} (quality 0.6 to 0.7) |", f"{rows[1].rank} (quality 0.6 to 0.7) |", f"{rows[2].rank} |"]
 
 
 # --- the workflows ----------------------------------------------------------------------------------------------------

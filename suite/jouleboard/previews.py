@@ -5,14 +5,15 @@ Example::
     ## NVIDIA H100 SXM5 80 GB: agent at batch 1
     | entry | rank before | rank after |
     | --- | --- | --- |
-    | smollm2-135m-instruct / int8-weight-only | new | 2 |
-    | smollm2-135m-instruct / drop-6-layers | 2 | 3 |
+    | smollm2-135m-instruct / int8-weight-only | new | 2 (quality 0.3 to 0.4) |
+    | smollm2-135m-instruct / bf16 | 2 (quality 0.3 to 0.4) | 3 (quality 0.3 to 0.4) |
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jouleboard.formats import fixed
 from jouleboard.rows import Board, Row
 
 
@@ -48,7 +49,10 @@ def _changed(before: Board | None, after: Board) -> list[str]:
 
 
 def _rank(row: Row) -> str:
-    return "unranked" if row.rank is None else str(row.rank)
+    """Give the rank with its tier: ranks begin at 1 in each."""
+    if row.rank is None:
+        return "unranked"
+    return str(row.rank) if row.tier is None else f"{row.rank} (quality {fixed(row.tier / 10, 1)} to {fixed((row.tier + 1) / 10, 1)})"
 
 
 def _plain(text: str) -> str:
