@@ -28,7 +28,7 @@ def board_script(view: BoardView, trust: Mapping[str, str] | None = None) -> str
         trust: the codes of entries' levels of trust, by digest.
     """
     bases = base_qualities(view.rows)
-    rows = [_row(row, trust or {}, bases.get(session_of(row))) for row in view.rows]
+    rows = [_row(row, trust or {}, bases.get(session_of(row)), view.common_badges) for row in view.rows]
     found = summary(view) | {"axis": [_six(end) for end in quality_axis(view.rows)], "rows": rows}
     return f"jouleboard.board({_json(found)});\n"
 
@@ -59,7 +59,7 @@ def summary(view: BoardView) -> Plain:
     }
 
 
-def _row(row: Row, trust: Mapping[str, str], base_quality: float | None) -> Plain:
+def _row(row: Row, trust: Mapping[str, str], base_quality: float | None, common: Sequence[str]) -> Plain:
     report = row.report
     found: Plain = {
         "entry": row.entry, "name": report.recipe_title, "model": report.model_title, "base": row.is_base or None, "rank": row.rank,
@@ -69,7 +69,7 @@ def _row(row: Row, trust: Mapping[str, str], base_quality: float | None) -> Plai
         "verdict": None if row.verdict is None else row.verdict.kind, "perkj": _shown(row.quality_per_kilojoule),
         "weights": row.weight_bytes, "memory": row.peak_memory_bytes, "first": row.first_token and _six(row.first_token.median_s),
         "next": row.inter_token and _six(row.inter_token.median_s), "techniques": list(techniques(report)),
-        "engine": report.engine.name, "method": report.method, "trust": trust.get(report.digest), "badges": list(row.badges),
+        "engine": report.engine.name, "method": report.method, "trust": trust.get(report.digest), "badges": [code for code in row.badges if code not in common],
         "why": row.unranked, "frontier": _six(row.frontier_share), "status": report.status, "mark": _six(base_quality),
     }
     return {name: value for name, value in found.items() if value not in (None, [], ())}

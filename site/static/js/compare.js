@@ -12,6 +12,7 @@
     const unit = board.unit;
     const ratio = (pick) => (row, first) => (pick(row) === null || !pick(first) ? "" : `× ${sig(pick(row) / pick(first))}`);
     const factor = (index) => (row) => (row.correct ? row.correct[index] : null);
+    const correct = board.rows.some((row) => row.correct);
     return [
       ["quality", (row) => (row.quality ? row.quality[1] : null), null],
       ["cost", (row) => (row.cost ? `${jouleboard.figure(row.cost)} ${unit} ${jouleboard.range(row.cost)}` : null), ratio((row) => (row.cost ? row.cost[0] : null))],
@@ -25,7 +26,7 @@
       ["weights", (row) => (row.weights === undefined ? null : `${jouleboard.megabytes(row.weights)} MB`), ratio((row) => row.weights ?? null)],
       ["memory", (row) => (row.memory === undefined ? null : `${jouleboard.megabytes(row.memory)} MB`), ratio((row) => row.memory ?? null)],
       ["trust", (row) => row.trust || null, null],
-    ];
+    ].filter(([name]) => correct || !["token", "tokens", "share", "correct"].includes(name));
   }
 
   function chosen() {
@@ -44,9 +45,9 @@
         const factor = index && against && text !== null ? against(row, rows[0]) : "";
         return el("td", {}, text === null ? el("span", { class: "none" }, word("unmeasured")) : el("span", { class: "num" }, text), factor ? el("span", { class: "sub" }, factor) : null);
       })));
-    result.replaceChildren(el("div", { class: "scroll", role: "group", tabindex: "0", "aria-labelledby": "h-compared" },
+    result.replaceChildren(...[el("div", { class: "scroll", role: "group", tabindex: "0", "aria-labelledby": "h-compared" },
       el("table", {}, el("caption", { class: "visually-hidden" }, word("compare-caption")), el("thead", {}, head), el("tbody", {}, ...body))),
-    el("p", { class: "key" }, word("compare-key")));
+    board.rows.some((row) => row.correct) ? null : el("p", { class: "key" }, word("compare-elsewhere")), el("p", { class: "key" }, word("compare-key"))].filter(Boolean));
   }
 
   function offer(found) {
@@ -62,7 +63,8 @@
     show();
   }
 
-  const offered = jouleboard.boards.filter((one) => !one.simulated);
+  // First those that know what a correct answer costs.
+  const offered = jouleboard.boards.filter((one) => !one.simulated).sort((one, other) => Number(one.serving) - Number(other.serving));
   if (!offered.length) { result.replaceChildren(el("p", {}, word("choose-two"))); return; }
   jouleboard.options(form.elements.board, offered.map((one) => [one.key, `${one.machine}, ${one.cell}: ${one.models.join(", ")}`]));
   jouleboard.fill(form, jouleboard.state());
