@@ -82,6 +82,17 @@ def test_a_crowd_is_counted_in_squares_behind_the_points_and_widens_the_axes() -
     assert charts.quality_cost(board, WORDS, theme=chartstyle.LIGHT, crowd=[]) == charts.quality_cost(board, WORDS, theme=chartstyle.LIGHT)
 
 
+def test_of_very_many_points_only_the_frontier_is_named() -> None:
+    board = served_boards()[0]
+    variant = next(row for row in board.ranked if not row.is_base)
+    many = tuple(msgspec.structs.replace(variant, entry=f"e{n}", rank=n) for n in range(200, 200 + charts._NAMED))
+    whole = msgspec.structs.replace(board, ranked=(*board.ranked, *many))
+    shown = texts(drawn(whole))
+    named = {str(row.rank) for row in charts.frontier(whole)}
+    assert named <= set(shown)
+    assert not {str(row.rank) for row in many if str(row.rank) not in named} & set(shown)
+
+
 def test_a_drawing_speaks_another_language_without_being_drawn_again() -> None:
     other = chartstyle.Words(quality="质量", cost="CPU 秒 <", cost_short="秒", chance="随机", cost_only="只有成本")
     board = factory.board()

@@ -31,6 +31,8 @@ LONGEST_NAME, LONGEST_NARROW = 48, 32  # characters of one line
 _PLOT_HEIGHT, _STRIP_LINE, _NARROW = 320, 26, 400
 _ABOVE = 20
 """Pixels more where a name stands above its line."""
+_NAMED = 60
+"""With more points than this, only those on the frontier are named."""
 _CELL = 16
 """Pixels of a side of the squares in which what is not drawn by itself is counted."""
 _INTERVAL: dict[str, Any] = {"strokeWidth": 2, "opacity": 0.55}
@@ -217,7 +219,8 @@ def _labels(board: Board, points: Sequence[_Point], axes: _Axes, theme: Theme) -
     line = [(frame.x(p.cost.value), frame.y(p.quality.value)) for p in points if p.row.entry in on]
     taken = [*path_boxes(sorted(line)), *(box for point in points for box in _marks(point, frame))]
     rows = []
-    for point in points:
+    named = points if len(points) <= _NAMED else [point for point in points if point.row.entry in on]
+    for point in named:
         row = point.row
         lines = (str(row.rank),) if ranks and row.rank is not None else _name(row, frame, model=many)
         x, y = frame.x(point.cost.value), frame.y(point.quality.value)
