@@ -82,6 +82,35 @@ def test_the_picker_shows_best_and_runner_up_and_keeps_the_load_in_the_address(b
         assert page.inner_text("#picked") == words
 
 
+def test_answers_begin_at_the_tier_of_the_base_and_any_quality_can_be_asked_for(browser: Browser, site: Path, boards: list[Board]) -> None:
+    with opened(browser, (site / "picker" / "index.html").as_uri()) as (page, watch):
+        settled(page)
+        board = next(one for one in boards if one.key == page.input_value("#picker [name=board]"))
+        floor = next(row.tier for row in board.ranked if row.is_base)
+        assert floor
+        assert page.input_value("#picker [name=quality]") == f"{floor / 10:.1f}"
+        assert "quality=" not in page.url
+        kept = page.locator("#picked tbody tr").count()
+        page.fill("#picker [name=quality]", "")
+        assert page.locator("#picked tbody tr").count() >= kept
+        address = page.url
+        assert not watch
+    with opened(browser, address) as (page, _):
+        settled(page)
+        assert page.input_value("#picker [name=quality]") == ""
+
+
+def test_where_the_load_was_measured_the_measured_cost_stands_beside_the_predicted_one(browser: Browser, site: Path, boards: list[Board]) -> None:
+    with opened(browser, (site / "picker" / "index.html").as_uri()) as (page, _):
+        settled(page)
+        board = next(one for one in boards if one.key == page.input_value("#picker [name=board]"))
+        for name, value in (("prompt", board.prompt_tokens), ("output", board.output_tokens), ("batch", board.batch)):
+            page.fill(f"#picker [name={name}]", str(value))
+        assert "measured:" in page.inner_text("#picked tbody")
+        page.fill("#picker [name=output]", str((board.output_tokens or 0) + 1))
+        assert "measured:" not in page.inner_text("#picked tbody")
+
+
 def test_a_cpu_time_board_calls_the_energy_of_a_day_an_estimate(browser: Browser, site: Path) -> None:
     with opened(browser, (site / "picker" / "index.html").as_uri()) as (page, _):
         settled(page)

@@ -72,13 +72,21 @@
 
   function cell(text, missing) { return el("td", {}, text === null ? el("span", { class: "none" }, missing || word("unknown")) : text); }
 
-  function table(found, board) {
+  /** Cost as predicted, and as it was measured where the load is the board's own request. */
+  function costCell(one, board, load) {
+    const shown = cell(`${sig(one.cost)} ${board.cpu ? "CPU-s" : "J"}`);
+    const same = load.prompt === board.prompt && load.output === board.output && load.batch === board.batch;
+    if (same && one.row.cost) shown.append(el("span", { class: "sub" }, word("as-measured", { cost: one.row.cost[1] })));
+    return shown;
+  }
+
+  function table(found, board, load) {
     const unit = word(board.cpu ? "unit-cpu" : "unit-j");
     const heads = ["entry", "request", "day", "first", "next", "memory", "quality"].map((name) => el("th", { scope: "col", class: name === "entry" ? "c-name" : "" }, word(`pick-${name}`, { unit })));
     const body = found.slice(0, 10).map((one, index) => el("tr", { class: index ? "" : "is-best" },
       el("th", { scope: "row", class: "c-name" }, el("a", { href: jouleboard.entry(one.row.entry) }, board.models.length > 1 ? `${one.row.model}: ${one.row.name}` : one.row.name),
         el("span", { class: "sub" }, [index === 0 ? word("best") : index === 1 ? word("runner-up") : "", one.outside ? word("outside") : ""].filter(Boolean).join("; "))),
-      cell(`${sig(one.cost)} ${board.cpu ? "CPU-s" : "J"}`), cell(one.day === null ? null : `${sig(one.day)} Wh`), cell(one.first === null ? null : `${sig(one.first * 1000, 2)} ms`),
+      costCell(one, board, load), cell(one.day === null ? null : `${sig(one.day)} Wh`), cell(one.first === null ? null : `${sig(one.first * 1000, 2)} ms`),
       cell(one.next === null ? null : `${sig(one.next * 1000, 2)} ms`), cell(one.row.memory === undefined ? null : `${jouleboard.megabytes(one.row.memory)} MB`),
       cell(one.row.quality ? one.row.quality[1] : null)));
     return el("div", { class: "scroll", role: "group", tabindex: "0", "aria-labelledby": "h-picked" },
@@ -97,7 +105,7 @@
       if (best.day !== null) lead.append(" ", word(board.cpu ? "best-day-estimate" : "best-day", { wh: sig(best.day), share: board.uncertainty ? jouleboard.fixed(board.uncertainty * 100, 0) : "?" }));
       if (next) lead.append(" ", word("next-costs", { name: next.row.name, more: jouleboard.fixed((next.cost / best.cost - 1) * 100, 1) }));
     }
-    result.replaceChildren(lead, ...(found.length ? [table(found, board)] : []), el("p", { class: "muted" }, word("kept", { kept: found.length, fitted })));
+    result.replaceChildren(lead, ...(found.length ? [table(found, board, load)] : []), el("p", { class: "muted" }, word("kept", { kept: found.length, fitted })));
     result.dataset.ready = board.key;
   }
 
