@@ -15,7 +15,7 @@ from jouleboard.errors import PlanError
 from jouleboard.paths import data_folder
 from tests.conftest import jouleboard
 
-COMMANDS = ("run", "reproduce", "check", "submit", "preview", "export", "schema", "build", "compare", "status", "doctor", "models", "recipes",
+COMMANDS = ("run", "reproduce", "check", "submit", "withdraw", "preview", "export", "schema", "build", "compare", "status", "doctor", "models", "recipes",
             "tasks", "hardware", "plans", "workloads", "import-power", "bundle", "collect", "cache")
 HEAVY = ("numpy", "pandas", "scipy", "torch", "transformers", "lm_eval", "datasets", "zeus", "pynvml", "altair", "jinja2",
          "rich", "msgspec", "yaml", "huggingface_hub")
