@@ -64,6 +64,31 @@ def test_a_click_and_a_key_sort_and_say_so(browser: Browser, board: str) -> None
         assert names(page)[-1] == "Six layers dropped"
 
 
+WORTH_AGAINST_TIERS = """let kept; Object.defineProperty(window, "jouleboard", {get: () => kept, set: (made) => {
+    const { board } = made;
+    kept = {...made, board: (found) => {
+      for (const row of found.rows) if (row.tier !== undefined) row.perkj = [100 - row.tier, String(100 - row.tier)];
+      board(found); }}; }});"""
+"""Before the page's own scripts: let every variant of a lower tier be worth more."""
+
+
+def test_what_a_kilojoule_buys_orders_only_inside_a_tier(browser: Browser, board: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script(WORTH_AGAINST_TIERS)
+    page.goto(board)
+    settled(page)
+    head = page.locator("#grid thead th", has_text="Quality per kilojoule")
+    assert page.locator("#grid thead th").nth(1).inner_text().startswith("Quality tier")
+    for way in ("ascending", "descending"):
+        head.click()
+        sorted_by(page, head, way)
+        tiers = page.locator("#grid tbody tr td:nth-child(2)").all_inner_texts()
+        assert len(set(tiers)) > 1, "a board of one tier shows nothing here"
+        assert tiers == sorted(tiers, reverse=way == "descending")
+    context.close()
+
+
 def test_filters_and_order_stand_in_the_address_and_come_back_from_it(browser: Browser, board: str) -> None:
     with opened(browser, board) as (page, _):
         settled(page)

@@ -3,6 +3,7 @@
 
 (() => {
   const { word, el, sig, megabytes } = jouleboard;
+  const TIER = 1;  // Its column.
   const SVG = "http://www.w3.org/2000/svg";
   const place = document.getElementById("explorer");
   if (!place || typeof DataTable === "undefined") return;
@@ -89,8 +90,9 @@
       ["engine", (row) => row.engine, (row) => row.engine, ""],
     ];
     if (board.serving) found.splice(8, 0, ["first", (row) => seconds(row.first), (row) => row.first ?? Infinity, ""]);
-    return found.filter(([name]) => !board.simulated || !["ratio", "verdict", "perkj"].includes(name)).map(([name, show, order, look]) => ({
-      name, className: look, type: name === "name" || name === "verdict" || name === "technique" || name === "engine" ? "string" : "num", data: null,
+    return found.filter(([name]) => !board.simulated || !["ratio", "verdict", "perkj"].includes(name)).map(([name, show, order, look], index) => ({
+      // What a kilojoule buys is compared inside a tier: a cheap model that answers little would win otherwise.
+      name, orderData: name === "perkj" ? [TIER, index] : [index], className: look, type: name === "name" || name === "verdict" || name === "technique" || name === "engine" ? "string" : "num", data: null,
       title: word(`column-${name}`), cellType: name === "name" ? "th" : "td",
       createdCell: name === "name" ? (cell) => cell.setAttribute("scope", "row") : undefined,
       render: (_data, type, row) => (type === "display" ? text(show(row)) : type === "filter" ? "" : order(row)),
