@@ -41,7 +41,7 @@ def test_serving_and_simulated_boards_have_none() -> None:
 def test_the_page_says_that_nobody_ran_them(tmp_path: Path) -> None:
     entries = family()
     publish.publish(derived.with_cascades(rank.boards(entries), entries), tmp_path / "out")
-    page = lxml.html.parse(tmp_path / "out" / "index.html").getroot()
-    (section,) = page.xpath("//section[h2[starts-with(@id, 'cascades-')]]")
+    pages = [lxml.html.parse(path).getroot() for path in sorted((tmp_path / "out" / "boards").glob("*/index.html"))]
+    (section,) = [found for page in pages for found in page.xpath("//section[h2[starts-with(@id, 'cascades-')]]")]
     assert "Derived, not measured" in section.text_content()
     assert len(section.xpath(".//tbody/tr")) == 4

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.generators import understood
 
@@ -67,6 +67,7 @@ def test_exactly_the_gold_call_does_what_the_command_asks(documents: list[dict[s
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(), level=st.sampled_from(LEVELS))
+@example(seed=-1, level="hard_zh")  # "Nobody watches the screen for films": its name begins with the word that ends the verb.
 def test_so_it_is_for_every_seed(seed: int, level: str) -> None:
     assert_understood(made(level, seed=seed, count=40), level)
 
