@@ -43,19 +43,16 @@ def test_a_withdrawn_entry_leaves_the_boards_and_stays_as_it_is(tmp_path: Path, 
     assert (code, "was withdrawn before" in err) == (2, True)
 
 
-@pytest.mark.parametrize(("reason", "words"), [("", "ten characters"), ("short", "ten characters"), ("left \u202e right and more", "202E"), ("<script>alert(1)</script>", None)])
+@pytest.mark.parametrize(("reason", "words"), [("", "ten characters"), ("short", "ten characters"), ("left \u202e right and more", "202E"), ("<script>alert(1)</script>", "no tags")])
 def test_a_reason_is_plain_text_for_everybody(
-    reason: str, words: str | None, tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
+    reason: str, words: str, tmp_path: Path, reports: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = published(run_folder(tmp_path / "run", genuine.BASE), reports, capsys)[genuine.BASE]
     before = tree(reports)
     code, _, err = withdraw(entry, reason, capsys)
-    if code == 0:
-        assert words is None
-        return
     assert code == 2
     assert "--reason" in err
-    assert words is None or words in err
+    assert words in err
     assert tree(reports) == before
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from jouleboard import check, check_place, check_text, proposal, store
 from jouleboard.errors import PlanError
+from jouleboard.problems import RULES
 from jouleboard.records import Report, Withdrawal
 from jouleboard.storage import writing
 
@@ -39,7 +40,7 @@ def withdraw(folder: Path, reason: str) -> int:
     """
     found, root = published(folder)
     words = " ".join(reason.split())
-    wrong = [what for _, what in check_text.wrong("reason", words)] + (["is shorter than ten characters"] if len(words) < LEAST_CHARS else [])
+    wrong = [f"{what}: {RULES[code]}" for code, what in check_text.wrong("reason", words)] + (["is shorter than ten characters"] if len(words) < LEAST_CHARS else [])
     if wrong:
         raise PlanError("; ".join(wrong), field="--reason", remedy="say in a sentence of plain text why the entry no longer counts")
     place = folder.resolve().with_name(f"{folder.resolve().name}{check_place.WITHDRAWN}")
